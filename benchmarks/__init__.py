@@ -1,0 +1,1 @@
+"""Side-by-side measurements; results lie in benchmarks/results as JSON."""

@@ -1,0 +1,1 @@
+"""The judge: distances, scores, intervals and the report about one model."""

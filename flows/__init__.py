@@ -1,0 +1,1 @@
+"""Wiring only: a flow reads as a sentence."""

@@ -1,0 +1,41 @@
+"""The errors Fluxline raises on purpose, each with the exit code the command ends with.
+
+    FluxlineError            1   anything below, caught in one place by the command
+    ├── InputError           2   bad usage or bad input: names the file, field or value, and the cure
+    ├── IncomparableError    3   two numbers of different identity were to be compared
+    ├── ArtifactError        1   an artifact is missing, half-written or damaged
+    ├── StageError           1   a stage could not do its work
+    └── InterruptedRun      75   stopped after saving a checkpoint; the same command goes on
+"""
+
+
+class FluxlineError(Exception):
+    """Base of all expected errors; its text is one sentence fit for a user."""
+
+    exit_code = 1
+
+
+class InputError(FluxlineError, ValueError):
+    """Bad usage or bad input. The text names the file, field or value, and the cure."""
+
+    exit_code = 2
+
+
+class IncomparableError(FluxlineError):
+    """Two numbers with different identities were asked to be compared."""
+
+    exit_code = 3
+
+
+class ArtifactError(FluxlineError):
+    """An artifact is missing, half-written or does not match its digest."""
+
+
+class StageError(FluxlineError):
+    """A stage failed; the text says which and where its log is."""
+
+
+class InterruptedRun(FluxlineError):
+    """Stopped on request after a checkpoint was saved; running the same command again goes on."""
+
+    exit_code = 75

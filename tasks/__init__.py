@@ -1,0 +1,1 @@
+"""One thin file a stage: artifact in, library call, artifact out, logged."""
