@@ -9,7 +9,9 @@ NOT_BENCHMARKS = {"__init__", "__main__", "measure"}
 
 def main() -> int:
     """Run each benchmark module in a process of its own; return 1 if one failed."""
-    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in NOT_BENCHMARKS)
+    names = sorted(
+        path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in NOT_BENCHMARKS
+    )
     failed = []
     for name in names:
         print(f"== {name}", flush=True)

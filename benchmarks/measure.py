@@ -60,7 +60,8 @@ def publish(name: str, rows: list[Row], packages: tuple[str, ...], **limits: flo
         "rows": [asdict(row) for row in rows],
         "limits": limits,
         "device": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in packages},
         "commit": _commit(),
     }
     RESULTS.mkdir(exist_ok=True)
@@ -74,7 +75,8 @@ def show(result: dict, as_json: bool) -> None:
         print(json.dumps(result))
         return
     for row in result["rows"]:
-        print(f"{row['name']:32} {row['ours']:9.3f} against {row['peer']:9.3f} {row['unit']}, {row['ratio']:.2f}x")
+        numbers = f"{row['ours']:9.3f} against {row['peer']:9.3f} {row['unit']}"
+        print(f"{row['name']:32} {numbers}, {row['ratio']:.2f}x")
     for limit, value in result["limits"].items():
         print(f"{limit:32} {value:9.3f} (the machine's limit)")
 

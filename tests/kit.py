@@ -20,7 +20,11 @@ def run_python(*arguments: str, timeout: float = 120) -> subprocess.CompletedPro
     A child is beyond the guard on sockets, so proxies that refuse at once stand in for it there.
     """
     refuse = "http://127.0.0.1:9"
-    environment = os.environ | {"http_proxy": refuse, "https_proxy": refuse, "no_proxy": "127.0.0.1,localhost"}
+    environment = os.environ | {
+        "http_proxy": refuse,
+        "https_proxy": refuse,
+        "no_proxy": "127.0.0.1,localhost",
+    }
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
@@ -29,7 +33,9 @@ def run_python(*arguments: str, timeout: float = 120) -> subprocess.CompletedPro
 
 def loaded_after(code: str, modules: tuple[str, ...]) -> list[str]:
     """Return which of `modules` are loaded in a fresh interpreter after it has run `code`."""
-    done = run_python("-c", f"{code}\nimport sys\nprint('loaded:', *[m for m in {modules!r} if m in sys.modules])")
+    done = run_python(
+        "-c", f"{code}\nimport sys\nprint('loaded:', *[m for m in {modules!r} if m in sys.modules])"
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.rsplit("loaded:", 1)[1].split()
 
