@@ -1,0 +1,172 @@
+"""The artifact of curation on disk: parquet shards of kept samples, read back by split.
+
+Images stay encoded as they came (`datasets` shows them as its `Image` feature); `CuratedDataset.pixels` decodes
+and fits them. No file holds a time or a place, so equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fluxmodel.data.records import Caption
+from fluxmodel.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+RECORD = "curation.json"
+SPLITS = ("train", "test")
+_SHARD_BYTES = 256_000_000
+_TEXT_COLUMNS = ("id", "source", "licence", "sha256", "pixel_sha256", "phash", "scene", "split")
+
+
+def sample_schema() -> pa.Schema:
+    """Return the columns of a shard, annotated so that `datasets` knows image and captions."""
+    import pyarrow as pa
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    caption = pa.struct([("text", pa.string()), ("kind", pa.string()), ("model", pa.string())])
+    columns = [
+        ("id", pa.string()),
+        ("image", image),
+        ("source", pa.string()),
+        ("licence", pa.string()),
+        ("sha256", pa.string()),
+        ("pixel_sha256", pa.string()),
+        ("phash", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("captions", pa.list_(caption)),
+        ("scene", pa.string()),
+        ("split", pa.string()),
+    ]
+    text = {"dtype": "string", "_type": "Value"}
+    features: dict[str, object] = dict.fromkeys(_TEXT_COLUMNS, text)
+    features |= {name: {"dtype": "int32", "_type": "Value"} for name in ("width", "height")}
+    features["image"] = {"_type": "Image"}
+    features["captions"] = {"feature": {"text": text, "kind": text, "model": text}, "_type": "List"}
+    ordered = {name: features[name] for name, _ in columns}
+    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": ordered}})})
+
+
+class ShardWriter:
+    """Writes kept samples into shard-00000.parquet, shard-00001.parquet, ... of bounded size."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writer = None
+        self.num_shards = 0
+        self._num_bytes = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append the rows of one batch as one row group."""
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            path = self._directory / f"shard-{self.num_shards:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, batch.schema, compression="zstd", write_statistics=False)
+            self.num_shards, self._num_bytes = self.num_shards + 1, 0
+        self._writer.write_batch(batch)
+        self._num_bytes += batch.nbytes
+        if self._num_bytes >= _SHARD_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the open shard."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class CuratedDataset:
+    """A curated dataset on disk; rows of a split always come in the same order."""
+
+    def __init__(self, directory: str | Path) -> None:
+        """Open the directory.
+
+        Raises:
+            ArtifactError: it is no curated dataset, or a shard is missing or damaged.
+        """
+        self.directory = Path(directory)
+        self._columns: dict[str, dict[str, list]] = {}
+        try:
+            self.record: dict = json.loads((self.directory / RECORD).read_text(encoding="utf-8"))
+            self.image_size: int = self.record["image_size"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactError(
+                f"{self.directory}: no curated dataset there ({RECORD} is missing or damaged); curate the data again."
+            ) from error
+        self._shards = sorted(self.directory.glob("shard-*.parquet"))
+        if len(self._shards) != self.record.get("num_shards"):
+            raise ArtifactError(
+                f"{self.directory}: {len(self._shards)} shards where {self.record.get('num_shards')} were written; "
+                "curate the data again."
+            )
+
+    def num(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return len(self._texts(split)["id"])
+
+    def ids(self, split: str) -> list[str]:
+        """Return the ids of a split."""
+        return list(self._texts(split)["id"])
+
+    def scenes(self, split: str) -> list[str | None]:
+        """Return the ground truth of each image as JSON, None where there is none."""
+        return list(self._texts(split)["scene"])
+
+    def captions(self, split: str) -> list[list[Caption]]:
+        """Return all captions of each image."""
+        return [[Caption(**caption) for caption in captions] for captions in self._texts(split)["captions"]]
+
+    def pixels(self, split: str, limit: int | None = None) -> np.ndarray:
+        """Return the images of a split, or its first `limit`, as uint8 RGB [n, image_size, image_size, 3]."""
+        import numpy as np
+
+        num = self.num(split) if limit is None else min(limit, self.num(split))
+        pixels = np.empty((num, self.image_size, self.image_size, 3), np.uint8)
+        for index, image in zip(range(num), self.iter_pixels(split), strict=False):
+            pixels[index] = image
+        return pixels
+
+    def iter_pixels(self, split: str) -> Iterator[np.ndarray]:
+        """Yield the images of a split one by one, uint8 RGB [image_size, image_size, 3]."""
+        from fluxmodel.data.decode import Refusal, decode, fit
+
+        max_pixels = self.record["rules"]["max_pixels"]
+        for row in self._rows(split, ["id", "image"]):
+            try:
+                yield fit(decode(row["image"]["bytes"], max_pixels), self.image_size)
+            except Refusal as refusal:
+                raise ArtifactError(
+                    f"{self.directory}: image {row['id']!r} is damaged ({refusal}); curate the data again."
+                ) from refusal
+
+    def _texts(self, split: str) -> dict[str, list]:
+        """Return the columns without images, read once a split."""
+        if split not in self._columns:
+            columns: dict[str, list] = {"id": [], "captions": [], "scene": []}
+            for row in self._rows(split, list(columns)):
+                for name, values in columns.items():
+                    values.append(row[name])
+            self._columns[split] = columns
+        return self._columns[split]
+
+    def _rows(self, split: str, columns: Sequence[str]) -> Iterator[dict]:
+        """Yield the rows of a split as dictionaries, reading one row group at a time."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
+        for shard in self._shards:
+            try:
+                with pq.ParquetFile(shard) as file:
+                    for batch in file.iter_batches(batch_size=512, columns=[*columns, "split"]):
+                        yield from (row for row in batch.to_pylist() if row.pop("split") == split)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise ArtifactError(f"{shard}: cannot be read ({error}); curate the data again.") from error

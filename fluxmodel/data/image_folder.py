@@ -1,0 +1,204 @@
+"""A folder of images as a source: walked once by name, read one file at a time.
+
+Captions come from a sidecar NAME.txt and from metadata.jsonl or metadata.csv in any folder of the tree; all
+that are found are kept. An image's id is its path relative to the folder, so it does not change when the
+folder moves.
+"""
+
+import hashlib
+import os
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
+from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
+from fluxmodel.errors import InputError
+
+IMAGE_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .ico .heic .heif .jxl".split()
+)
+_MAX_CAPTION_BYTES = 1_000_000
+
+
+class FolderSource:
+    """The images below a folder, in the order of their paths."""
+
+    is_procedural = False
+
+    def __init__(self, folder: str | Path, max_file_bytes: int = 256_000_000) -> None:
+        """Walk the folder.
+
+        Raises:
+            InputError: there is no such folder, it holds no image, or a metadata file in it is unusable.
+        """
+        self.folder = Path(folder).expanduser()
+        self.max_file_bytes = max_file_bytes
+        self._require_folder()
+        self._visited: set[tuple[int, int]] = set()
+        self._images: list[str] = []
+        self._metadata: list[str] = []
+        self._sidecars: set[str] = set()
+        self.ignored: Counter[str] = Counter()
+        self.problems: list[UnreadableFile] = []
+        self._walk("")
+        if not self._images:
+            raise InputError(self._no_image_sentence())
+        self._rows = self._read_rows()
+
+    @property
+    def spec(self) -> str:
+        """The absolute path of the folder."""
+        return str(self.folder.resolve())
+
+    @property
+    def name(self) -> str:
+        """What the artifact calls the source; it does not depend on where the folder lies."""
+        return f"folder:{printable(self.folder.resolve().name)}"
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[RawSample | UnreadableFile]:
+        """Yield every image, then what is wrong with captions and folders."""
+        problems: list[UnreadableFile] = []
+        for path in self._images:
+            yield self._read_image(path, problems)
+        yield from self.problems
+        yield from problems
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over names and contents of all images and captions; reads every file once."""
+        total = hashlib.sha256()
+        for path in sorted([*self._images, *self._metadata, *self._sidecars]):
+            try:
+                with open(self.folder / path, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                digest = f"unreadable {error.errno}"
+            total.update(os.fsencode(path) + b"\0" + digest.encode() + b"\n")
+        return total.hexdigest()
+
+    def _require_folder(self) -> None:
+        if not self.folder.exists():
+            raise InputError(f"--data {self.folder}: there is no such folder; check the path.")
+        if not self.folder.is_dir():
+            raise InputError(f"--data {self.folder}: this is a file; give the folder that holds the images.")
+
+    def _no_image_sentence(self) -> str:
+        found = ", ".join(
+            f"{count} {suffix or 'without suffix'}" for suffix, count in self.ignored.most_common(4)
+        )
+        seen = f"it holds {found}" if found else "it is empty"
+        return (
+            f"--data {self.folder}: no image in the folder ({seen}); images end in .png, .jpg, .webp, .gif, .bmp or "
+            ".tif, while parquet files, tar files and archives are not read yet."
+        )
+
+    def _walk(self, relative: str) -> None:
+        """Collect the files below a folder, following links, each folder once."""
+        try:
+            status = os.stat(self.folder / relative)
+            if (status.st_dev, status.st_ino) in self._visited:
+                return
+            self._visited.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(self.folder / relative), key=lambda entry: entry.name)
+        except OSError as error:
+            detail = error.strerror or str(error)
+            self.problems.append(
+                UnreadableFile(
+                    printable(relative), printable(relative), Reason.UNREADABLE_FOLDER, detail, False
+                )
+            )
+            return
+        for entry in entries:
+            path = f"{relative}/{entry.name}" if relative else entry.name
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                self._walk(path)
+            elif suffix in IMAGE_SUFFIXES:
+                self._images.append(path)
+            elif entry.name in METADATA_NAMES:
+                self._metadata.append(path)
+            elif suffix == ".txt":
+                self._sidecars.add(path)
+            else:
+                self.ignored[printable(suffix)] += 1
+
+    def _read_rows(self) -> dict[str, list[MetadataRow]]:
+        """Read all metadata files; return the rows of each image and note the rows that are of no use."""
+        rows: dict[str, list[MetadataRow]] = defaultdict(list)
+        images = set(self._images)
+        for path in self._metadata:
+            for row in read_metadata(self.folder / path):
+                place = f"{printable(path)}:{row.line}"
+                if isinstance(row, BadRow):
+                    detail = f"line {row.line}: {row.detail}"
+                    self.problems.append(
+                        UnreadableFile(place, printable(path), Reason.BAD_METADATA_ROW, detail, False)
+                    )
+                    continue
+                named = os.path.normpath(os.path.join(os.path.dirname(path), row.file_name))
+                if named in images:
+                    rows[named].append(row)
+                else:
+                    detail = f"line {row.line}: no image {row.file_name!r} in the folder"
+                    self.problems.append(
+                        UnreadableFile(place, printable(path), Reason.MISSING_FILE, detail, False)
+                    )
+        return dict(rows)
+
+    def _read_image(self, path: str, problems: list[UnreadableFile]) -> RawSample | UnreadableFile:
+        name = printable(path)
+        try:
+            status = os.stat(self.folder / path)
+            if not stat.S_ISREG(status.st_mode):
+                return UnreadableFile(name, name, Reason.NOT_A_FILE, "a pipe, socket or device")
+            if status.st_size > self.max_file_bytes:
+                detail = f"{status.st_size} bytes, at most {self.max_file_bytes} pass"
+                return UnreadableFile(name, name, Reason.FILE_TOO_LARGE, detail)
+            data = (self.folder / path).read_bytes()
+        except OSError as error:
+            broken = os.path.islink(self.folder / path)
+            reason = (
+                Reason.NOT_A_FILE if broken and not os.path.exists(self.folder / path) else Reason.UNREADABLE
+            )
+            return UnreadableFile(name, name, reason, error.strerror or str(error))
+        rows = self._rows.get(path, [])
+        return RawSample(
+            id=name,
+            image=data,
+            source=next((row.source for row in rows if row.source), self.name),
+            licence=next((row.licence for row in rows if row.licence), None),
+            captions=self._captions(path, rows, problems),
+            path=name,
+        )
+
+    def _captions(
+        self, path: str, rows: list[MetadataRow], problems: list[UnreadableFile]
+    ) -> tuple[Caption, ...]:
+        texts = [text for row in rows for text in row.texts]
+        sidecar = os.path.splitext(path)[0] + ".txt"
+        if sidecar in self._sidecars:
+            try:
+                with open(self.folder / sidecar, "rb") as file:
+                    texts.append(file.read(_MAX_CAPTION_BYTES).decode("utf-8-sig"))
+            except (OSError, UnicodeDecodeError) as error:
+                name = printable(sidecar)
+                problems.append(UnreadableFile(name, name, Reason.BAD_CAPTION_FILE, str(error), False))
+        return tuple(Caption(text, "given") for text in texts)
+
+
+def printable(path: str) -> str:
+    """Return a path as text that can be stored: bytes that are no UTF-8 come as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

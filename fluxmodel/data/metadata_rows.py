@@ -1,0 +1,156 @@
+"""Readers of metadata.jsonl and metadata.csv: one row an image, one broken row never loses the others.
+
+A row names its image in `file_name` (relative to the metadata file) and its caption in `text`, as in the
+image folders of Hugging Face `datasets`; `licence` and `source` are kept where given.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxmodel.errors import InputError
+
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+_FILE_FIELDS = ("file_name", "file", "filename", "image", "path")
+_TEXT_FIELDS = ("text", "caption", "captions", "prompt")
+_LICENCE_FIELDS = ("licence", "license")
+_SOURCE_FIELDS = ("source", "url")
+# A quoted CSV field may span lines; one that is never closed must not swallow the rest of the file.
+_MAX_LINES_OF_A_ROW = 50
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataRow:
+    """What one row says of one image; `file_name` is as written."""
+
+    line: int
+    file_name: str
+    texts: tuple[str, ...]
+    licence: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that could not be understood, with the line it begins on and why."""
+
+    line: int
+    detail: str
+
+
+def read_metadata(path: Path) -> list[MetadataRow | BadRow]:
+    """Read a metadata file, each row by itself.
+
+    Raises:
+        InputError: the file cannot be read, its header lacks a needed column, or no row of it can be used.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions."
+        ) from error
+    parse = _csv_rows if path.suffix == ".csv" else _jsonl_rows
+    rows = list(parse(path, lines))
+    first = next((row for row in rows if isinstance(row, BadRow)), None)
+    if first and not any(isinstance(row, MetadataRow) for row in rows):
+        raise InputError(f"{path}, line {first.line}: {first.detail}; no row of the file can be used.")
+    return rows
+
+
+def _jsonl_rows(path: Path, lines: list[bytes]) -> Iterator[MetadataRow | BadRow]:
+    for number, line in enumerate(lines, 1):
+        try:
+            text = _text_of(line, number)
+            if text.strip():
+                yield _row(number, json.loads(text))
+        except json.JSONDecodeError as error:
+            yield BadRow(number, f"not a JSON object ({error.msg}, column {error.colno}); correct the line")
+        except (ValueError, RecursionError) as error:
+            yield BadRow(number, str(error))
+
+
+def _csv_rows(path: Path, lines: list[bytes]) -> Iterator[MetadataRow | BadRow]:
+    header, after = _header(path, lines)
+    position = after
+    while position < len(lines):
+        try:
+            values, end = _csv_record(lines, position)
+            if values and len(values) != len(header):
+                raise ValueError(
+                    f"{len(values)} fields where the header names {len(header)}; quote texts with commas"
+                )
+            if values:
+                yield _row(position + 1, dict(zip(header, values, strict=True)))
+            position = end
+        except (ValueError, csv.Error) as error:
+            yield BadRow(position + 1, str(error))
+            position += 1
+
+
+def _header(path: Path, lines: list[bytes]) -> tuple[list[str], int]:
+    """Return the column names of a CSV file and the index of the first line after them."""
+    try:
+        header, after = _csv_record(lines, 0) if lines else ([], 0)
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path}, line 1: {error}; the first line must name the columns.") from error
+    names = [name.strip().lower() for name in header]
+    for wanted in (_FILE_FIELDS, _TEXT_FIELDS):
+        if not any(field in names for field in wanted):
+            found = ", ".join(names)[:200] or "nothing"
+            raise InputError(
+                f"{path}, line 1: no column {wanted[0]!r} among {found}; name the columns there."
+            )
+    if len(set(names)) != len(names):
+        raise InputError(f"{path}, line 1: a column is named twice in {', '.join(names)[:200]}; rename one.")
+    return names, after
+
+
+def _csv_record(lines: list[bytes], start: int) -> tuple[list[str], int]:
+    """Parse the record that begins at a line; return its fields and the index of the line after it."""
+    text, failure = "", ValueError("empty")
+    for end in range(start, min(start + _MAX_LINES_OF_A_ROW, len(lines))):
+        text += _text_of(lines[end], end + 1)
+        try:
+            records = list(csv.reader(text.splitlines(keepends=True), strict=True))
+            return (records[0] if records else []), end + 1
+        except csv.Error as error:
+            if "unexpected end of data" not in str(error):
+                raise
+            failure = ValueError("a quote is opened and never closed; close or double it")
+    raise failure
+
+
+def _text_of(line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} of the line is no UTF-8; save the file as UTF-8") from error
+
+
+def _row(line: int, record: object) -> MetadataRow:
+    """Check one record and give it its form; ValueError says what is wrong."""
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object is needed, not a {type(record).__name__}")
+    file_name = _first(record, _FILE_FIELDS)
+    if not isinstance(file_name, str) or not file_name.strip():
+        raise ValueError(f"{_FILE_FIELDS[0]!r} is missing or no text; name the image there")
+    text = _first(record, _TEXT_FIELDS)
+    texts = text if isinstance(text, list) else [] if text is None else [text]
+    strings = tuple(text for text in texts if isinstance(text, str))
+    if len(strings) != len(texts):
+        raise ValueError(f"{_TEXT_FIELDS[0]!r} must be a text or a list of texts")
+    licence, source = _first(record, _LICENCE_FIELDS), _first(record, _SOURCE_FIELDS)
+    return MetadataRow(
+        line,
+        file_name.strip(),
+        strings,
+        licence if isinstance(licence, str) and licence else None,
+        source if isinstance(source, str) and source else None,
+    )
+
+
+def _first(record: dict, fields: tuple[str, ...]) -> object:
+    return next((record[field] for field in fields if record.get(field) is not None), None)
