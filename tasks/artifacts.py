@@ -1,0 +1,173 @@
+"""The artifact store: directories named by their content, kept under FLUXLINE_HOME or any fsspec URL.
+
+An artifact is written to a temporary name, its `manifest.json` last, then renamed, so a half-written
+one cannot be mistaken for a whole one. Its digest is sha256 over (path, sha256 of content) of each file:
+independent of time, machine and place.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fluxmodel.errors import ArtifactError
+from tasks.home import Home
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+
+
+class ArtifactRef(BaseModel):
+    """What passes between stages: small JSON that names a directory of files by its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str = Field(description="What the directory holds: dataset, autoencoder, model, ...")
+    uri: str = Field(description="Where it lies (any fsspec URL).")
+    digest: str = Field(description="sha256 over the paths and contents of its files.")
+    mlflow_run_id: str = Field(default="", description="The MLflow run that made it.")
+    num_bytes: int = Field(default=0, ge=0, description="Total size of its files in bytes.")
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return _stream_digest(stream)
+
+
+def list_files(directory: Path) -> list[dict]:
+    """Return {path, sha256, bytes} of each file below `directory`, sorted by path, manifest excluded."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file() and p.relative_to(directory) != Path(MANIFEST))
+    return [
+        {"path": p.relative_to(directory).as_posix(), "sha256": file_digest(p), "bytes": p.stat().st_size}
+        for p in paths
+    ]
+
+
+def content_digest(files: list[dict]) -> str:
+    """Return the digest of a file list made by `list_files`."""
+    text = "\n".join(f"{entry['path']}\0{entry['sha256']}" for entry in sorted(files, key=lambda e: e["path"]))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class ArtifactStore:
+    """Directories by (kind, digest) under one URL."""
+
+    def __init__(self, home: Home):
+        from fsspec.core import url_to_fs
+
+        self.home = home
+        self.fs, self.root = url_to_fs(home.artifacts)
+        self.is_local = self.fs.protocol in ("file", ("file", "local"))
+
+    def put(self, directory: Path, kind: str, mlflow_run_id: str = "") -> ArtifactRef:
+        """Store a copy of `directory` (a move, where it lies on the same disk) and return its reference.
+
+        Raises:
+            ArtifactError: the directory is missing or empty.
+        """
+        files = list_files(directory) if directory.is_dir() else []
+        if not files:
+            raise ArtifactError(f"{directory} holds no files, so there is no {kind} to store; see the stage's log.")
+        digest = content_digest(files)
+        target = self._place(kind, digest)
+        ref = ArtifactRef(
+            kind=kind,
+            uri=self.fs.unstrip_protocol(target),
+            digest=digest,
+            mlflow_run_id=mlflow_run_id,
+            num_bytes=sum(entry["bytes"] for entry in files),
+        )
+        if self.problems(ref):
+            self.discard(ref)
+            manifest = {"kind": kind, "digest": digest, "files": files}
+            self._write(directory, target, json.dumps(manifest, indent=1, sort_keys=True))
+        return ref
+
+    def problems(self, ref: ArtifactRef) -> list[str]:
+        """Return what is wrong with the stored artifact, one sentence each; empty when every byte is right."""
+        place = self._place(ref.kind, ref.digest)
+        try:
+            manifest = json.loads(self.fs.cat_file(f"{place}/{MANIFEST}"))
+            files = manifest["files"]
+            if manifest["digest"] != ref.digest or content_digest(files) != ref.digest:
+                return [f"{MANIFEST} does not belong to digest {ref.digest[:12]}"]
+        except FileNotFoundError:
+            return [f"{MANIFEST} is missing"]
+        except (ValueError, KeyError, TypeError):
+            return [f"{MANIFEST} cannot be read"]
+        return list(self._damages(place, files))
+
+    def path(self, ref: ArtifactRef) -> Path:
+        """Return a local directory with the artifact's files; a remote one is fetched once and checked.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        place = self._place(ref.kind, ref.digest)
+        if self.is_local:
+            if not Path(place, MANIFEST).is_file():
+                raise ArtifactError(f"{ref.kind} {ref.digest[:12]} is not in {self.root}; run the pipeline again.")
+            return Path(place)
+        local = self.home.root / "fetched" / ref.kind / ref.digest[:16]
+        if not local.is_dir() or content_digest(list_files(local)) != ref.digest:
+            shutil.rmtree(local, ignore_errors=True)
+            partial = local.with_name(f".{local.name}-{uuid.uuid4().hex[:8]}")
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            self.fs.get(f"{place}/", f"{partial}/", recursive=True)
+            if content_digest(list_files(partial)) != ref.digest:
+                shutil.rmtree(partial)
+                raise ArtifactError(f"{ref.kind} {ref.digest[:12]} at {ref.uri} is damaged; run the pipeline again.")
+            os.replace(partial, local)
+        return local
+
+    def discard(self, ref: ArtifactRef) -> None:
+        """Remove the artifact, if it is there."""
+        place = self._place(ref.kind, ref.digest)
+        if self.fs.exists(place):
+            self.fs.rm(place, recursive=True)
+
+    def _place(self, kind: str, digest: str) -> str:
+        return f"{self.root}/{kind}/{digest[:16]}"
+
+    def _damages(self, place: str, files: list[dict]) -> Iterator[str]:
+        for entry in files:
+            try:
+                with self.fs.open(f"{place}/{entry['path']}", "rb") as stream:
+                    if _stream_digest(stream) != entry["sha256"]:
+                        yield f"{entry['path']} differs from its digest"
+            except FileNotFoundError:
+                yield f"{entry['path']} is missing"
+
+    def _write(self, directory: Path, target: str, manifest: str) -> None:
+        if not self.is_local:  # a bucket cannot rename: there the manifest alone makes it whole
+            self.fs.put(f"{directory}/", f"{target}/", recursive=True)
+            self.fs.pipe_file(f"{target}/{MANIFEST}", manifest.encode())
+            return
+        partial = Path(target).with_name(f".partial-{uuid.uuid4().hex[:12]}")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(directory, partial, copy_function=_link_or_copy)
+        with (partial / MANIFEST).open("w") as stream:
+            stream.write(manifest)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _stream_digest(stream) -> str:
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,119 @@
+"""What each stage needs of the machine: cores, time, second chances; and the slots that stages wait for.
+
+A slot is a locked file, so slots are shared by all commands of one FLUXLINE_HOME and free themselves when
+their holder dies, however it dies.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxmodel.errors import FluxlineError, InterruptedRun, StageError
+
+HOUR = 3600.0
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Resources:
+    """A stage's needs.
+
+    Attributes:
+        cpus: slots it takes where its job does not say (a job's `threads` wins).
+        timeout_seconds: longest time the stage may take, waiting for slots included.
+        retries: how often a failure that may pass (a killed child, a full disk freed) is tried again.
+        priority: lower goes first when slots are short; the longest chain starts first.
+    """
+
+    cpus: int = 1
+    timeout_seconds: float = 6 * HOUR
+    retries: int = 1
+    priority: int = 10
+
+
+RESOURCES = {
+    "prepare-autoencoder": Resources(timeout_seconds=24 * HOUR, priority=0),
+    "prepare-detector": Resources(timeout_seconds=24 * HOUR, priority=2),
+    "prepare-dual_encoder": Resources(timeout_seconds=24 * HOUR, priority=3),
+    "curate": Resources(timeout_seconds=24 * HOUR, priority=1),
+    "encode": Resources(timeout_seconds=24 * HOUR, priority=4),
+    "train": Resources(timeout_seconds=14 * 24 * HOUR, priority=4),
+    "evaluate": Resources(timeout_seconds=12 * HOUR, priority=5),
+    "register": Resources(timeout_seconds=HOUR, retries=2, priority=6),
+}
+
+
+def worth_retrying(error: BaseException) -> bool:
+    """Return whether trying again may help: never after bad input or an asked-for stop."""
+    if isinstance(error, FluxlineError):
+        return isinstance(error, StageError) and error.exit_code == 1
+    return isinstance(error, OSError)
+
+
+def num_slots() -> int:
+    """Return how many cores this process may use."""
+    with suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_waiting: list[tuple[int, float]] = []
+_waiting_changed = threading.Condition()
+
+
+@contextmanager
+def slots(folder: Path, cpus: int, priority: int, stop: Callable[[], bool]) -> Iterator[int]:
+    """Hold `cpus` slots (no more than the machine has) while the body runs; yields the number held.
+
+    Raises:
+        InterruptedRun: `stop()` turned true while waiting.
+    """
+    wanted = max(1, min(cpus, num_slots()))
+    ticket = (priority, time.monotonic())
+    with _waiting_changed:
+        _waiting.append(ticket)
+        _waiting.sort()
+    held: list[int] = []
+    try:
+        while not held:
+            if stop():
+                raise InterruptedRun("Stopped while waiting for a free core; the same command goes on.")
+            with _waiting_changed:
+                if _waiting[0] == ticket:
+                    held = _take(folder, wanted)
+                if held:
+                    _waiting.remove(ticket)
+                    _waiting_changed.notify_all()
+                else:
+                    _waiting_changed.wait(POLL_SECONDS)
+        yield wanted
+    finally:
+        with _waiting_changed:
+            if ticket in _waiting:
+                _waiting.remove(ticket)
+            _waiting_changed.notify_all()
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def _take(folder: Path, wanted: int) -> list[int]:
+    """Lock `wanted` slot files, all or none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held: list[int] = []
+    for number in range(num_slots()):
+        descriptor = os.open(folder / f"cpu-{number}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.append(descriptor)
+        except OSError:
+            os.close(descriptor)
+        if len(held) == wanted:
+            return held
+    for descriptor in held:
+        os.close(descriptor)
+    return []
