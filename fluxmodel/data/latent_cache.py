@@ -1,0 +1,81 @@
+"""A curated dataset encoded once: latents and captions in the order of the dataset.
+
+The directory lies under the digests of its dataset and its autoencoder, so a replaced image or a retrained
+autoencoder can never meet a stale latent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fluxmodel.data.curation import CuratedDataset
+from fluxmodel.encoders.autoencoder import Autoencoder
+from fluxmodel.errors import ArtifactError
+from fluxmodel.pixels import to_signed
+from fluxmodel.progress import Progress, silent
+
+ENCODE_BATCH = 250
+
+
+@torch.inference_mode()
+def encode_dataset(
+    dataset: str | Path, autoencoder: str | Path, output: str | Path, progress: Progress = silent
+) -> dict[str, float]:
+    """Encode the training split of a curated dataset into the existing directory `output`.
+
+    Args:
+        dataset: directory of a curated dataset.
+        autoencoder: directory of an autoencoder.
+        output: receives latents.safetensors (fp16), captions.json and config.json.
+        progress: told after every batch.
+
+    Returns:
+        What it gave: number of samples, mean and standard deviation of the latents.
+    """
+    source, encoder = CuratedDataset(dataset), Autoencoder.from_directory(autoencoder)
+    pixels = source.pixels("train")
+    batches = []
+    for start in range(0, len(pixels), ENCODE_BATCH):
+        images = to_signed(torch.from_numpy(pixels[start : start + ENCODE_BATCH]))
+        batches.append(encoder.encode(images).half())
+        progress(min(start + ENCODE_BATCH, len(pixels)), len(pixels), "encoding images")
+    latents = torch.cat(batches)
+    output = Path(output)
+    save_file({"latents": latents.contiguous()}, str(output / "latents.safetensors"))
+    captions = [[{"text": c.text, "kind": c.kind} for c in own] for own in source.captions("train")]
+    (output / "captions.json").write_text(json.dumps(captions))
+    figures = {
+        "num_samples": float(len(latents)),
+        "latent_mean": latents.float().mean().item(),
+        "latent_std": latents.float().std().item(),
+    }
+    (output / "config.json").write_text(json.dumps({"image_size": source.image_size, **figures}, indent=2) + "\n")
+    return figures
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """Latents, and for every sample its captions by kind."""
+
+    latents: Float[Tensor, "n c h w"]
+    captions: list[dict[str, str]]
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> EncodedDataset:
+        """Read what `encode_dataset` wrote.
+
+        Raises:
+            ArtifactError: captions and latents differ in number.
+        """
+        latents = load_file(str(Path(directory) / "latents.safetensors"))["latents"].float()
+        rows = json.loads((Path(directory) / "captions.json").read_text())
+        if len(rows) != len(latents):
+            raise ArtifactError(f"{directory}: {len(latents)} latents but {len(rows)} rows of captions; encode again")
+        return cls(latents, [{c["kind"]: c["text"] for c in own} for own in rows])

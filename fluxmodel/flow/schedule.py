@@ -1,0 +1,35 @@
+"""At which times a sampler stops: evenly from 1 to 0, shifted towards noise for many tokens as FLUX.1 dev does."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+BASE_TOKENS, BASE_SHIFT = 256, 0.5
+MAX_TOKENS, MAX_SHIFT = 4096, 1.15
+
+
+def dynamic_shift(num_tokens: int) -> float:
+    """Return mu, linear in the number of image tokens through (256, 0.5) and (4096, 1.15)."""
+    slope = (MAX_SHIFT - BASE_SHIFT) / (MAX_TOKENS - BASE_TOKENS)
+    return BASE_SHIFT + slope * (num_tokens - BASE_TOKENS)
+
+
+def shift_time(t: Float[Tensor, " n"], mu: float) -> Float[Tensor, " n"]:
+    """Return e^mu / (e^mu + 1/t - 1); the same as s t / (1 + (s - 1) t) with s = e^mu."""
+    scale = math.exp(mu)
+    return scale * t / (1 + (scale - 1) * t)
+
+
+def sampling_times(num_steps: int, mu: float = 0.0) -> Float[Tensor, " num_steps+1"]:
+    """Return num_steps + 1 falling times from 1 to 0; mu = 0 leaves them even (schnell).
+
+    Raises:
+        ValueError: num_steps is below 1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; a sampler needs at least 1 step")
+    return shift_time(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64), mu).float()

@@ -1,0 +1,175 @@
+"""Prompts to images: text encoder, MM-DiT, flow and autoencoder composed, as one directory.
+
+    model_index.json    what the directory is, and the sampler's defaults
+    transformer/        config.json, model.safetensors (original FLUX.1 names)
+    autoencoder/        config.json, model.safetensors
+    text_encoder/       config.json
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from fluxmodel.encoders.autoencoder import Autoencoder
+from fluxmodel.encoders.text import EncodedText, WordEncoder, WordEncoderConfig
+from fluxmodel.errors import InputError
+from fluxmodel.flow.guidance import guided
+from fluxmodel.flow.packing import image_ids, unpack
+from fluxmodel.flow.schedule import sampling_times
+from fluxmodel.flow.solvers import VelocityField, euler
+from fluxmodel.mmdit.transformer import MMDiT
+from fluxmodel.pixels import to_pixels
+from fluxmodel.randomness import image_noise
+from fluxmodel.weights import load_mmdit
+
+INDEX = "model_index.json"
+
+
+class ModelIndex(BaseModel):
+    """What `model_index.json` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pipeline: str = Field(default="fluxline.TextToImage", description="What reads the directory.")
+    image_size: int = Field(gt=0, description="Side of the images it was trained on, pixels.")
+    num_steps: int = Field(default=8, gt=0, description="Default number of Euler steps.")
+    guidance: float = Field(default=2.0, ge=1, description="Default guidance; 1 means unguided.")
+
+
+def assemble(
+    trained: str | Path, autoencoder: str | Path, output: str | Path, image_size: int, num_steps: int, guidance: float
+) -> None:
+    """Compose what a flow job left (`trained`) and an autoencoder into the existing directory `output`."""
+    trained, output = Path(trained), Path(output)
+    shutil.copytree(trained / "transformer", output / "transformer")
+    (output / "autoencoder").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(autoencoder) / name, output / "autoencoder" / name)
+    (output / "text_encoder").mkdir()
+    shutil.copy(trained / "text_encoder.json", output / "text_encoder" / "config.json")
+    index = ModelIndex(image_size=image_size, num_steps=num_steps, guidance=guidance)
+    (output / INDEX).write_text(index.model_dump_json(indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """A trained model that draws what prompts say."""
+
+    index: ModelIndex
+    transformer: MMDiT
+    autoencoder: Autoencoder
+    text_encoder: WordEncoder
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> TextToImage:
+        """Read a directory that `assemble` wrote.
+
+        Raises:
+            InputError: the directory is none, or a part is missing or does not fit.
+        """
+        directory = Path(directory)
+        if not (directory / INDEX).is_file():
+            raise InputError(f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered")
+        index = ModelIndex.model_validate_json((directory / INDEX).read_text())
+        text = WordEncoderConfig.model_validate_json((directory / "text_encoder" / "config.json").read_text())
+        transformer = load_mmdit(directory / "transformer")
+        return cls(index, transformer, Autoencoder.from_directory(directory / "autoencoder"), WordEncoder(text))
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int = 0,
+    ) -> list[Image.Image]:
+        """Draw one image a prompt; image i starts from the noise of seed + i.
+
+        Args:
+            prompts: one or several.
+            num_steps: Euler steps, at least 1; default the directory's.
+            guidance: at least 1; 1 is unguided and costs half; default the directory's.
+            height, width: pixels, multiples of 8; default the training size.
+            seed: at least 0.
+
+        Raises:
+            InputError: a value is out of its range.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        size = (height or self.index.image_size, width or self.index.image_size)
+        for name, value in zip(("height", "width"), size, strict=True):
+            if value % (2 * self.autoencoder.config.downscale):
+                raise InputError(f"{name} is {value}; it must be a multiple of {2 * self.autoencoder.config.downscale}")
+        if seed < 0:
+            raise InputError(f"seed is {seed}; it must be at least 0")
+        images = self.sample(
+            prompts,
+            num_steps=self.index.num_steps if num_steps is None else num_steps,
+            guidance=self.index.guidance if guidance is None else guidance,
+            seeds=range(seed, seed + len(prompts)),
+            size=size,
+        )
+        return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        num_steps: int,
+        guidance: float,
+        seeds: Sequence[int],
+        batch_size: int = 256,
+        size: tuple[int, int] | None = None,
+    ) -> UInt8[Tensor, "n 3 height width"]:
+        """Draw one image a prompt from the noise of its own seed.
+
+        Raises:
+            InputError: num_steps or guidance is below 1, or prompts and seeds differ in number.
+        """
+        if num_steps < 1:
+            raise InputError(f"num_steps is {num_steps}; use at least 1")
+        if guidance < 1:
+            raise InputError(f"guidance is {guidance}; use at least 1 (1 means unguided)")
+        if len(prompts) != len(seeds):
+            raise InputError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
+        height, width = size or (self.index.image_size, self.index.image_size)
+        images = []
+        for start in range(0, len(prompts), batch_size):
+            rows = slice(start, start + batch_size)
+            latents = self.sample_latents(prompts[rows], num_steps, guidance, seeds[rows], (height, width))
+            with torch.inference_mode():
+                images.append(to_pixels(self.autoencoder.decode(latents)))
+        return torch.cat(images) if images else torch.empty(0, 3, height, width, dtype=torch.uint8)
+
+    @torch.inference_mode()
+    def sample_latents(
+        self, prompts: Sequence[str], num_steps: int, guidance: float, seeds: Sequence[int], size: tuple[int, int]
+    ) -> Float[Tensor, "n c h w"]:
+        """Follow the flow from each seed's noise to normalised latents; arguments as in `sample`."""
+        down = self.autoencoder.config.downscale
+        height, width = size[0] // down, size[1] // down
+        tokens = (height * width // 4, self.transformer.config.in_channels)
+        noise = image_noise(seeds, tokens)
+        captioned = self._field(self.text_encoder(prompts), height, width)
+        empty = self._field(self.text_encoder([""] * len(prompts)), height, width)
+        return unpack(euler(guided(captioned, empty, guidance), noise, sampling_times(num_steps)), height, width)
+
+    def _field(self, text: EncodedText, height: int, width: int) -> VelocityField:
+        num = len(text.tokens)
+        img_ids, txt_ids = image_ids(num, height, width), self.text_encoder.text_ids(num)
+
+        def field(x: Tensor, t: Tensor) -> Tensor:
+            return self.transformer(x, img_ids, text.tokens, txt_ids, t, text.pooled).float()
+
+        return field
+

@@ -1,0 +1,133 @@
+"""The training child: `python -m fluxmodel.training JOB.json`, also under torchrun.
+
+Appends to metrics.jsonl, keeps checkpoints, and at the end renames its finished work to final/. SIGTERM, or the
+end of the parent, saves a checkpoint and ends with exit code 75; the same command then goes on, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import ValidationError
+
+from fluxmodel.errors import FluxlineError, InputError
+from fluxmodel.training.job import TrainingJob
+
+INTERRUPTED_EXIT_CODE = 75
+
+
+def read_job(path: str) -> TrainingJob:
+    """Read a job file.
+
+    Raises:
+        InputError: it is missing or a field is wrong; the text names it.
+    """
+    try:
+        return TrainingJob.model_validate_json(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"job file {path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"job file {path}: {field}: {first['msg']}") from error
+
+
+def build_objective(job: TrainingJob):
+    """Return the objective a job names; its weights are drawn from the job's seed."""
+    import torch
+
+    torch.manual_seed(job.seed)
+    if job.kind == "autoencoder":
+        from fluxmodel.training.objectives.autoencoder import AutoencoderObjective as Objective
+    elif job.kind == "detector":
+        from fluxmodel.training.objectives.detector import DetectorObjective as Objective
+    elif job.kind == "dual_encoder":
+        from fluxmodel.training.objectives.dual_encoder import DualEncoderObjective as Objective
+    else:
+        from fluxmodel.training.objectives.flow import FlowObjective as Objective
+    return Objective(job)
+
+
+def watch_for_stop() -> threading.Event:
+    """Return an event set by SIGTERM, SIGINT, or the end of the parent (pipe in FLUXLINE_PARENT_PIPE)."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    descriptor = os.environ.get("FLUXLINE_PARENT_PIPE")
+    if descriptor:
+
+        def wait_for_parent() -> None:
+            os.read(int(descriptor), 1)
+            stop.set()
+
+        threading.Thread(target=wait_for_parent, daemon=True).start()
+    return stop
+
+
+def write_final(output: Path, objective, job: TrainingJob, precision: str) -> None:
+    """Write the finished network and its card to a temporary name and rename it to final/."""
+    temporary = output / "final.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    metrics = objective.finish(temporary)
+    level = job.data.partition("level=")[2].partition("&")[0] if job.data.startswith("procedural:") else None
+    card = {"kind": job.kind, "level": level, "steps": job.steps, "precision": precision, "metrics": metrics}
+    (temporary / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    temporary.rename(output / "final")
+
+
+def spool_line(spool: TextIO, step: int, total: int, metrics: dict[str, float], seconds: float) -> None:
+    """Append one line of metrics; it is on its way to disk when this returns."""
+    spool.write(json.dumps({"step": step, "total": total, "metrics": metrics, "seconds": seconds}) + "\n")
+    spool.flush()
+
+
+def run(job: TrainingJob) -> int:
+    """Train as the job says; return the exit code."""
+    stop = watch_for_stop()
+    output = Path(job.output)
+    if (output / "final").is_dir():
+        return 0
+    import torch
+
+    from fluxmodel.training.checkpoint import CheckpointFolder
+    from fluxmodel.training.loop import Interrupted, Trained, train
+    from fluxmodel.training.parallel import join_world
+
+    torch.set_num_threads(job.threads)
+    world = join_world()
+    output.mkdir(parents=True, exist_ok=True)
+    objective = build_objective(job)
+    with (output / "metrics.jsonl").open("a") as spool:
+        for report in train(objective, job, CheckpointFolder(output / "checkpoints"), world, stop.is_set):
+            if isinstance(report, Interrupted):
+                return INTERRUPTED_EXIT_CODE
+            if isinstance(report, Trained):
+                if world.is_first:
+                    write_final(output, objective, job, report.precision)
+            elif report.metrics and world.is_first:
+                spool_line(spool, report.step, report.total, report.metrics, report.seconds)
+    return 0
+
+
+def main() -> int:
+    """Run the job file named on the command line."""
+    if len(sys.argv) != 2:
+        print("usage: python -m fluxmodel.training JOB.json", file=sys.stderr)
+        return InputError.exit_code
+    try:
+        return run(read_job(sys.argv[1]))
+    except FluxlineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""What one training child is asked to do: a JSON file in, metrics.jsonl and a directory out. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class OptimizerSettings(BaseModel):
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), optionally with Muon for the inner matrices."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = Field(default=3e-3, gt=0, description="Peak learning rate of AdamW.")
+    muon_learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="Peak learning rate of Muon for inner matrices; null trains all by AdamW.",
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Decay rates of AdamW's two moments.")
+    weight_decay: float = Field(default=0.01, ge=0, description="Decoupled weight decay.")
+    warmup_steps: int = Field(default=40, ge=0, description="Steps of linear warm-up.")
+    decay_fraction: float = Field(
+        default=0.35, ge=0, le=1, description="Last share of steps, decaying linearly to 0."
+    )
+    clip_norm: float = Field(default=1.0, gt=0, description="Largest gradient norm.")
+
+
+class TrainingJob(BaseModel):
+    """One run of the loop. What does not change the result is named in `PLACES`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["autoencoder", "detector", "dual_encoder", "flow"] = Field(
+        description="Which network is trained."
+    )
+    data: str = Field(description="A procedural specification, a curated dataset, or (flow) encoded latents.")
+    inputs: dict[str, str] = Field(
+        default_factory=dict, description="Directories of networks the objective needs."
+    )
+    output: str = Field(description="Directory that receives metrics.jsonl, checkpoints/ and final/.")
+    model: dict[str, Any] = Field(default_factory=dict, description="Fields of the network's configuration.")
+    objective: dict[str, Any] = Field(default_factory=dict, description="Fields of the objective's settings.")
+    optimizer: OptimizerSettings = OptimizerSettings()
+    steps: int = Field(gt=0, description="Optimizer steps.")
+    batch_size: int = Field(gt=0, description="Samples a step, over all processes.")
+    ema_decay: float = Field(
+        default=0.995, ge=0, lt=1, description="Decay of the averaged weights that are kept."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of weights, batches and noise.")
+    precision: Precision = Field(
+        default="auto", description="bf16 working copy where a probe shows that it pays."
+    )
+    threads: int = Field(default=1, gt=0, description="Threads of each process.")
+    world_size: int = Field(default=1, gt=0, description="Processes that share each batch.")
+    checkpoint_every: int = Field(default=100, gt=0, description="Steps between checkpoints.")
+    log_every: int = Field(default=10, gt=0, description="Steps between lines of metrics.jsonl.")
+
+    def semantic(self) -> dict[str, Any]:
+        """Return the fields the result depends on: all but where things lie and how often they are written."""
+        places = {"data", "inputs", "output", "checkpoint_every", "log_every"}
+        return self.model_dump(mode="json", exclude=places)

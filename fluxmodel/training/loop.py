@@ -1,0 +1,121 @@
+"""The one training loop. It yields; whoever calls it logs, shows progress and stops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fluxmodel.training.checkpoint import CheckpointFolder
+from fluxmodel.training.ema import WeightAverage
+from fluxmodel.training.job import TrainingJob
+from fluxmodel.training.optimizer import MasterOptimizer
+from fluxmodel.training.parallel import World
+from fluxmodel.training.precision import choose_precision
+
+
+class Objective(Protocol):
+    """What is trained, on what, towards what."""
+
+    model: nn.Module
+
+    def batch(self, step: int, part: slice) -> Any:
+        """Return this process's part of global batch `step`: a function of (seed, step) alone."""
+        ...
+
+    def loss(self, batch: Any, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss and named scalars; float inputs are cast to `dtype`."""
+        ...
+
+    def finish(self, directory: Path) -> dict[str, float]:
+        """Write the trained network, whose weights are in `model`, fp32; return what it can do."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did; `metrics` is empty on steps that are not logged."""
+
+    step: int
+    total: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All steps are done; the averaged weights are in the model."""
+
+    precision: str
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The loop stopped at `step` as asked, after saving a checkpoint."""
+
+    step: int
+
+
+def train(
+    objective: Objective,
+    job: TrainingJob,
+    checkpoints: CheckpointFolder,
+    world: World,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[StepReport | Interrupted | Trained]:
+    """Run the steps that are left and leave the averaged weights, fp32, in `objective.model`.
+
+    Args:
+        objective: its model's weights are overwritten where a checkpoint exists.
+        job: how long, how fast and how precise.
+        checkpoints: where to go on from, and to save to.
+        world: this process's part.
+        should_stop: asked after every step; true ends the loop with `Interrupted`.
+    """
+    saved = checkpoints.newest()
+    precision = saved["precision"] if saved else choose_precision(job.precision)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = objective.model
+    model.train()
+    optimizer = MasterOptimizer(model, job.optimizer)
+    average = WeightAverage(optimizer.masters, job.ema_decay)
+    model.to(dtype)
+    start = 0
+    if saved:
+        start = saved["step"]
+        optimizer.load_state_dict(saved["optimizer"])
+        torch._foreach_copy_(average.average, saved["average"])
+    part = world.slice(job.batch_size)
+
+    for step in range(start, job.steps):
+        began = time.perf_counter()
+        loss, scalars = objective.loss(objective.batch(step, part), dtype)
+        loss.backward()
+        world.average_gradients(optimizer.working)
+        norm = optimizer.step(step, job.steps)
+        average.update(optimizer.masters, step)
+        done = step + 1
+        logged = done % job.log_every == 0 or done == job.steps
+        metrics = {"loss": loss.detach(), "grad_norm": norm, **scalars} if logged else {}
+        yield StepReport(
+            done, job.steps, {k: float(v) for k, v in metrics.items()}, time.perf_counter() - began
+        )
+        stopping = done < job.steps and world.agree(should_stop())
+        if world.is_first and (stopping or (done % job.checkpoint_every == 0 and done < job.steps)):
+            checkpoints.save(
+                done,
+                {"precision": precision, "optimizer": optimizer.state_dict(), "average": average.average},
+            )
+        if stopping:
+            yield Interrupted(done)
+            return
+
+    model.float()
+    torch._foreach_copy_([p.data for p in optimizer.working], average.average)
+    model.eval()
+    yield Trained(precision)

@@ -1,0 +1,1 @@
+"""What the loop can be asked to train, one file each."""

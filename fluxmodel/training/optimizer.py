@@ -1,0 +1,123 @@
+"""One optimizer over fp32 master weights: AdamW, and Muon for the inner matrices where asked.
+
+Muon (Jordan et al. 2024) replaces a matrix's momentum by its nearest orthogonal matrix, found by five
+Newton-Schulz steps; matrices of one shape are treated in one batched product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fluxmodel.training.job import OptimizerSettings
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_MUON_MOMENTUM = 0.95
+
+
+def learning_rate_factor(step: int, total: int, settings: OptimizerSettings) -> float:
+    """Return the factor of the peak rate at a step counted from 0: linear up, constant, linear down to 0."""
+    warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    decay_steps = settings.decay_fraction * total
+    return warm * (min(1.0, (total - step) / decay_steps) if decay_steps else 1.0)
+
+
+def orthogonalize(matrices: Float[Tensor, "k m n"], num_iterations: int = 5) -> Float[Tensor, "k m n"]:
+    """Return matrices with about the same singular vectors and all singular values near 1.
+
+    One iteration is X <- P(G) X with G = X X^T and P(G) = a I + b G + c G^2. Since all P commute, they are
+    multiplied up on the small side first and meet X once: products of side m only, m <= n.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    gram = x @ x.mT
+    identity = torch.eye(gram.shape[1])
+    total = None
+    for left in reversed(range(num_iterations)):
+        polynomial = torch.baddbmm(b * gram, gram, gram, beta=1.0, alpha=c).add_(identity, alpha=a)
+        total = polynomial if total is None else polynomial @ total
+        if left:
+            gram = polynomial @ (polynomial @ gram)
+    x = x if total is None else total @ x
+    return x.mT if tall else x
+
+
+def is_inner_matrix(name: str, parameter: Tensor) -> bool:
+    """Return whether Muon fits: a matrix inside a block, neither modulation nor an embedding nor the last layer."""
+    return parameter.ndim == 2 and "blocks." in name and "mod" not in name.split("blocks.")[1]
+
+
+class MasterOptimizer:
+    """Steps fp32 masters of a module's parameters and copies them back into the working dtype."""
+
+    def __init__(self, module: nn.Module, settings: OptimizerSettings):
+        self.settings = settings
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        self.names = [n for n, _ in named]
+        self.working = [p for _, p in named]
+        self.masters = [p.detach().clone().float() for p in self.working]
+        use_muon = settings.muon_learning_rate is not None
+        self._muon = [i for i, (n, p) in enumerate(named) if use_muon and is_inner_matrix(n, p)]
+        self._momenta = {i: torch.zeros_like(self.masters[i]) for i in self._muon}
+        rest = [m for i, m in enumerate(self.masters) if i not in self._momenta]
+        self._adamw = torch.optim.AdamW(
+            rest,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def step(self, step: int, total: int) -> float:
+        """Clip, update and copy back; return the gradient norm before clipping."""
+        for master, parameter in zip(self.masters, self.working, strict=True):
+            # A parameter no sample used has no gradient in this step; it still decays.
+            master.grad = torch.zeros_like(master) if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+        norm = nn.utils.clip_grad_norm_(self.masters, self.settings.clip_norm)
+        factor = learning_rate_factor(step, total, self.settings)
+        for group in self._adamw.param_groups:
+            group["lr"] = factor * self.settings.learning_rate
+        self._adamw.step()
+        if self._muon:
+            self._muon_step(factor * (self.settings.muon_learning_rate or 0.0))
+        torch._foreach_copy_([p.data for p in self.working], self.masters)
+        return float(norm)
+
+    @torch.no_grad()
+    def _muon_step(self, rate: float) -> None:
+        by_shape: dict[torch.Size, list[int]] = {}
+        for i in self._muon:
+            by_shape.setdefault(self.masters[i].shape, []).append(i)
+        for shape, members in by_shape.items():
+            updates = []
+            for i in members:
+                gradient = self.masters[i].grad
+                assert gradient is not None
+                self._momenta[i].lerp_(gradient, 1 - _MUON_MOMENTUM)
+                updates.append(gradient.lerp(self._momenta[i], _MUON_MOMENTUM))
+            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            for i, update in zip(members, orthogonalize(torch.stack(updates)), strict=True):
+                self.masters[i].mul_(1 - rate * self.settings.weight_decay).sub_(update, alpha=rate * scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resumed run needs to go on bit for bit."""
+        return {"masters": self.masters, "momenta": self._momenta, "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        _copy_all(self.masters, state["masters"])
+        _copy_all(self._momenta.values(), state["momenta"].values())
+        self._adamw.load_state_dict(state["adamw"])
+        torch._foreach_copy_([p.data for p in self.working], self.masters)
+
+
+def _copy_all(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
