@@ -1,0 +1,134 @@
+"""Curves over the number of steps, as one PNG for a tracking server and as single SVG panels for the report."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+LABELS = {"base_unguided": "unguided", "base_guided": "guided", "rectified": "rectified"}
+COLORS = {"base_unguided": "#c2603c", "base_guided": "#1f6f8b", "rectified": "#5b7f2b"}
+TITLES = {
+    "attr_acc": "Attributes right",
+    "all_correct": "Images all correct",
+    "fd": "Frechet distance",
+    "clip": "CLIP score",
+    "retrieval": "Own caption found",
+    "kid": "Kernel distance (KID)",
+}
+_PREFERRED = ("attr_acc", "all_correct", "fd", "clip", "retrieval", "kid")
+_INK, _FAINT, _LINE = "#22262a", "#7b848c", "#e3e6e8"
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "fluxline",
+    "axes.edgecolor": _LINE,
+    "text.color": _INK,
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+}
+
+
+def measured_metrics(document: dict[str, Any], most: int = 4) -> list[str]:
+    """Metrics that the curves hold values of, the telling ones first."""
+    rows = [row for curve in document["curves"].values() for row in curve]
+    return [name for name in _PREFERRED if any(row.get(name) is not None for row in rows)][:most]
+
+
+def save_curves(path: Path, document: dict[str, Any]) -> None:
+    """Write the panels side by side, two in a row, as one PNG."""
+    import matplotlib
+
+    names = measured_metrics(document)
+    with matplotlib.rc_context(_STYLE):
+        figure = _figure(9.6, 3.5 * ((len(names) + 1) // 2))
+        for number, name in enumerate(names):
+            _draw(figure.add_subplot((len(names) + 1) // 2, 2, number + 1), document, name)
+        figure.tight_layout(pad=1.6, h_pad=2.4)
+        figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def panel_svg(document: dict[str, Any], name: str) -> str:
+    """One panel as an inline SVG element without any outside reference."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure = _figure(5.0, 3.1)
+        _draw(figure.add_subplot(), document, name)
+        figure.tight_layout(pad=0.6)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue(), TITLES[name], name)
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of its own, never of pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw(axes: Any, document: dict[str, Any], name: str) -> None:
+    ticks = sorted({row["steps"] for curve in document["curves"].values() for row in curve})
+    place = {steps: number for number, steps in enumerate(ticks)}
+    ends = []
+    for curve, rows in document["curves"].items():
+        rows = [row for row in rows if row.get(name) is not None]
+        if not rows:
+            continue
+        x, y, color = (
+            [place[row["steps"]] for row in rows],
+            [row[name] for row in rows],
+            COLORS.get(curve, _INK),
+        )
+        bands = [row.get(f"{name}_ci") or [None, None] for row in rows]
+        if all(low is not None and high is not None for low, high in bands):
+            axes.fill_between(
+                x, [b[0] for b in bands], [b[1] for b in bands], color=color, alpha=0.15, linewidth=0
+            )
+        axes.plot(x, y, color=color, linewidth=2, marker="o", markersize=5, clip_on=False, zorder=3)
+        ends.append((y[-1], LABELS.get(curve, curve), color, x[-1]))
+    _finish(axes, name, ticks, ends)
+
+
+def _finish(axes: Any, name: str, ticks: list[int], ends: list[tuple[float, str, str, int]]) -> None:
+    """Title, grid and the curves' names at their ends, pushed apart where they would overlap."""
+    if name in ("attr_acc", "all_correct", "retrieval"):
+        low = axes.get_ylim()[0]
+        axes.set_ylim(max(0.0, min(0.9, low)), 1.0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    elif name == "fd":
+        axes.set_ylim(bottom=0)
+    bottom, top = axes.get_ylim()
+    heights: list[float] = []
+    for y, label, color, x in sorted(ends):
+        height = max(y, heights[-1] + 0.09 * (top - bottom)) if heights else y
+        heights.append(height)
+        axes.annotate(
+            label, (x, height), (9, 0), textcoords="offset points", va="center", color=color, fontsize=10
+        )
+    axes.set_title(TITLES[name], loc="left", fontsize=11.5, fontweight="bold", pad=10)
+    axes.set_xticks(range(len(ticks)), [str(each) for each in ticks])
+    axes.set_xlabel("steps", color=_FAINT)
+    axes.set_xlim(-0.15, len(ticks) - 1 + max(0.1, 0.28 * (len(ticks) - 1)))
+    axes.grid(axis="y", color=_LINE, linewidth=0.8)
+    axes.tick_params(length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _inline(svg: str, title: str, name: str) -> str:
+    """Strip prolog, metadata and namespaces, scale to the width, and make ids unique to this panel."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\s(xmlns(:\w+)?)="[^"]*"', "", svg)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    head = f'<svg role="img" aria-label="{title}" viewBox'
+    return re.sub(r"<svg[^>]*?viewBox", head, svg, count=1).replace(' version="1.1"', "", 1)

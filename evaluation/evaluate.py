@@ -1,0 +1,291 @@
+"""One model judged: prompts to images, images to numbers with intervals, numbers to files.
+
+The output directory holds evaluation.json (everything, by name), rows.parquet (one row an image), grids and curves as
+PNG, gallery.json (the images the report shows) and report.html.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxmodel.data.curated_dataset import CuratedDataset
+
+from .baselines import measure_baselines
+from .calibration import calibrate
+from .curves import CURVES, Point, draw_curves, headline_point
+from .groups import group_rows
+from .identity import Identity, Measurement, code_digest, digest_of_directory
+from .instruments import Instruments, Measured, agreement, card_of
+from .prompts import Benchmark, PromptSet, build_benchmark, noise_seed
+from .sampler import Sampler
+from .settings import EvaluationSettings
+from .statistics import clustered_bootstrap
+
+Progress = Callable[[int, int, str], None]
+_DIRECTION = {
+    "fd": "lower",
+    "kid": "lower",
+    "undecided": "lower",
+    "extra_objects": "lower",
+    "latency_ms": "lower",
+}
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What an evaluation found and where it lies."""
+
+    directory: Path
+    document: dict[str, Any]
+
+    @property
+    def html(self) -> Path:
+        """The page that tells it."""
+        return self.directory / "report.html"
+
+    def value(self, name: str) -> float | None:
+        """Value of a metric by its name; None where it was not measured."""
+        return next((each["value"] for each in self.document["metrics"] if each["name"] == name), None)
+
+
+def evaluate(
+    model_dir: Path,
+    dataset_dir: Path,
+    evaluators: dict[str, Path],
+    settings: EvaluationSettings,
+    output: Path,
+    progress: Progress | None = None,
+    on_point: Callable[[Point], None] | None = None,
+    pipe: Any = None,
+) -> EvaluationReport:
+    """Judge a model and write the evaluation into the directory `output`.
+
+    Args:
+        model_dir: what `TextToImage.from_pretrained` reads.
+        dataset_dir: the curated dataset.
+        evaluators: directories by name: "dual_encoder", and "detector" where there is one.
+        settings: what to measure.
+        output: created where missing.
+        progress: told (images drawn, images in all, what is being drawn).
+        on_point: given each point of the curves as it is finished.
+        pipe: the model where it is loaded already; otherwise it is read from `model_dir`.
+    """
+    from fluxmodel.text_to_image import TextToImage
+
+    started = time.perf_counter()
+    pipe = pipe or TextToImage.from_pretrained(model_dir)
+    dataset = CuratedDataset(dataset_dir)
+    benchmark = build_benchmark(dataset, settings)
+    instruments = Instruments(evaluators, benchmark, settings)
+    drawn = _Counter(progress, _num_images(benchmark, settings))
+    with Sampler(pipe, model_dir, settings.batch_size, settings.workers) as sampler:
+        points = draw_curves(
+            sampler, instruments, benchmark.prompts, settings, drawn, on_point or (lambda point: None)
+        )
+        headline, chosen_by = headline_point(points)
+        held_out = _held_out(sampler, instruments, benchmark, headline, settings, drawn)
+    calibration = calibrate(instruments.judge, settings, pipe.autoencoder) if instruments.judge else []
+    shared = _identity(model_dir, dataset_dir, benchmark, instruments, settings)
+    document = {
+        "identity": shared.model_dump(),
+        "headline": {"curve": headline.curve, "steps": headline.steps, "guidance": headline.guidance,
+                     "calls": headline.calls, "chosen_by": f"best {chosen_by} of {len(points)} points"},
+        "metrics": [each.model_dump() for each in _metrics(points, headline, held_out, instruments)],
+        "curves": {name: [point.row() for point in points if point.curve == name] for name in CURVES},
+        "groups": group_rows(headline.measured, held_out.get("held_out"), settings.seed),
+        "baselines": measure_baselines(instruments, benchmark, headline, settings),
+        "chance": {"retrieval": instruments.chance(benchmark.prompts)},
+        "judge": {"name": instruments.judge.name if instruments.judge else None, "calibration": calibration},
+        "evaluators": {name: card_of(directory) for name, directory in evaluators.items()},
+        "skipped": instruments.skipped,
+        "settings": settings.model_dump(mode="json"),
+        "data": str(dataset.record.get("data", "")),
+        "thresholds": settings.thresholds,
+    }  # fmt: skip
+    document["cost"] = _cost(started, drawn.total)
+    return _write(output, _finite(document), points, headline, held_out, benchmark, dataset.record)
+
+
+def _held_out(
+    sampler: Sampler,
+    instruments: Instruments,
+    benchmark: Benchmark,
+    headline: Point,
+    settings: EvaluationSettings,
+    drawn: Callable[[int, str], None],
+) -> dict[str, Measured]:
+    """Unseen combinations at the headline point, and at the guided point with most steps if that is another."""
+    if benchmark.held_out is None:
+        return {}
+    places = {"held_out": (headline.steps, headline.guidance)}
+    last = (settings.steps[-1], settings.guidance)
+    if last != places["held_out"]:
+        places["held_out_guided_max"] = last
+    found = {}
+    for name, (steps, guidance) in places.items():
+        said = f"held-out combinations, {steps} steps"
+        images = sampler.sample(benchmark.held_out, steps, guidance, lambda n, said=said: drawn(n, said))
+        found[name] = instruments.measure(images, benchmark.held_out, distances=False)
+        found[name].place = (steps, guidance)
+    return found
+
+
+def _num_images(benchmark: Benchmark, settings: EvaluationSettings) -> int:
+    return len(CURVES) * len(settings.steps) * len(benchmark.prompts) + len(benchmark.held_out or ())
+
+
+class _Counter:
+    """Counts drawn images and tells `progress`; the total grows by what could not be foreseen."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self.progress = progress or (lambda done, total, message: None)
+        self.total = total
+        self.done = 0
+
+    def __call__(self, count: int, message: str) -> None:
+        self.done += count
+        self.total = max(self.total, self.done)
+        self.progress(self.done, self.total, message)
+
+
+def _identity(
+    model_dir: Path,
+    dataset_dir: Path,
+    benchmark: Benchmark,
+    instruments: Instruments,
+    settings: EvaluationSettings,
+) -> Identity:
+    size = benchmark.reference.shape[-1]
+    encoder = instruments.dual_encoder
+    return Identity(
+        model=digest_of_directory(model_dir),
+        dataset=digest_of_directory(dataset_dir, (".json", ".parquet")),
+        reference=benchmark.reference_source,
+        feature_extractor=instruments.extractor.label,
+        judge=instruments.judge.name if instruments.judge else None,
+        text_image=None if encoder is None else f"dual encoder, {settings.num_candidates} candidates",
+        prompts=benchmark.prompts.identity,
+        seeds=f"{noise_seed(settings)} and on, one an image",
+        solver="Euler",
+        steps=None,
+        guidance=None,
+        n=len(benchmark.prompts),
+        resize=f"{size}x{size}, none",
+        dtype=f"float32, batches of {settings.batch_size}",
+        code=code_digest(),
+    )
+
+
+def _metrics(
+    points: list[Point], headline: Point, held_out: dict[str, Measured], instruments: Instruments
+) -> list[Measurement]:
+    """Every headline number with its interval, where its identity departs from the shared one, and its direction."""
+    at_headline = {"steps": headline.steps, "guidance": headline.guidance}
+    found = _measurements("", headline.measured, at_headline)
+    found += _agreement(instruments, headline.measured, at_headline)
+    found.append(
+        Measurement(name="latency_ms", value=headline.latency_ms, n=instruments.settings.num_latency_trials,
+                    method="median of single images", direction="lower", identity=at_headline)
+    )  # fmt: skip
+    last = max((point for point in points if point.guidance > 1), key=lambda point: point.steps)
+    at_last = {"steps": last.steps, "guidance": last.guidance}
+    if last is not headline:
+        found += _measurements("guided_max/", last.measured, at_last)
+    for name, measured in held_out.items():
+        where = at_headline if name == "held_out" else at_last
+        found += _measurements(f"{name}/", measured, where | _of(measured.asked))
+    return found
+
+
+def _of(asked: PromptSet) -> dict[str, Any]:
+    return {"prompts": asked.identity, "n": len(asked)}
+
+
+def _measurements(prefix: str, measured: Measured, identity: dict[str, Any]) -> list[Measurement]:
+    return [
+        Measurement(
+            name=prefix + name,
+            value=each.value,
+            ci_low=None if math.isnan(each.ci_low) else each.ci_low,
+            ci_high=None if math.isnan(each.ci_high) else each.ci_high,
+            n=each.n,
+            method=each.method,
+            direction=_DIRECTION.get(name, "higher"),  # type: ignore[arg-type]
+            identity=identity,
+        )
+        for name, each in measured.intervals.items()
+    ]
+
+
+def _agreement(instruments: Instruments, measured: Measured, identity: dict[str, Any]) -> list[Measurement]:
+    """How often the learned detector says the same as the judge, and what it would have given itself."""
+    other = instruments.detector_verdicts(measured)
+    if other is None or measured.verdicts is None:
+        return []
+    prompts, seed = measured.asked.prompts, instruments.settings.seed
+    found = {
+        "detector_attr_acc": clustered_bootstrap(other.accuracy, prompts, seed),
+        "detector_agreement": clustered_bootstrap(agreement(measured.verdicts, other), prompts, seed),
+    }
+    return [
+        Measurement(name=name, value=each.value, ci_low=each.ci_low, ci_high=each.ci_high, n=each.n,
+                    method=each.method, direction="none", identity=identity)
+        for name, each in found.items()
+    ]  # fmt: skip
+
+
+def _cost(started: float, num_images: int) -> dict[str, float]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return {
+        "seconds": round(time.perf_counter() - started, 2),
+        "images": num_images,
+        "peak_memory_mib": round(peak),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same document with null for what is not a number, as JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _write(
+    output: Path,
+    document: dict[str, Any],
+    points: list[Point],
+    headline: Point,
+    held_out: dict[str, Measured],
+    benchmark: Benchmark,
+    curation: dict[str, Any],
+) -> EvaluationReport:
+    from .charts import save_curves
+    from .grids import save_grids
+    from .report import write_report
+    from .rows import write_rows
+
+    output.mkdir(parents=True, exist_ok=True)
+    write_rows(output / "rows.parquet", points, held_out)
+    save_grids(
+        output, points, headline, held_out.get("held_out"), benchmark, document["settings"]["grid_size"]
+    )
+    save_curves(output / "curves.png", document)
+    (output / "evaluation.json").write_text(
+        json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )
+    write_report(output, output / "report.html", curation=curation)
+    return EvaluationReport(output, document)

@@ -1,0 +1,62 @@
+"""Feature extractors for the Frechet distance and KID, each carrying the name its numbers are labelled with."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .identity import digest_of_directory
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """uint8 images as floats in [-1, 1], what every network here takes."""
+    return images.float() / 127.5 - 1
+
+
+class FeatureExtractor(nn.Module):
+    """A module from uint8 images [n, 3, H, W] to features [n, num_features].
+
+    Attributes:
+        label: the network with its digest; part of the identity of every distance over it.
+        metric_name: "FID" over Inception features, else "Frechet distance".
+    """
+
+    def __init__(self, network: object, compute, num_features: int, label: str, batch_size: int = 250):
+        super().__init__()
+        if isinstance(network, nn.Module):
+            network.eval().requires_grad_(False)
+        self.network = network
+        self.compute = compute
+        self.num_features = int(num_features)
+        self.label = label
+        self.batch_size = batch_size
+
+    @property
+    def metric_name(self) -> str:
+        """What a distance over these features may be called."""
+        return "FID" if self.label.startswith("inception") else "Frechet distance"
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of uint8 images, in batches."""
+        batches = images.split(self.batch_size)
+        return torch.cat([self.compute(unit_range(batch)).detach().float().cpu() for batch in batches])
+
+
+def detector_extractor(directory: Path) -> FeatureExtractor:
+    """Pooled features of the embedded scene detector."""
+    from fluxmodel.encoders.detector import SceneDetector
+
+    detector = SceneDetector.from_directory(directory)
+    label = f"scene detector {digest_of_directory(directory)}"
+    return FeatureExtractor(detector, detector.features, detector.num_features, label)
+
+
+def dual_encoder_extractor(directory: Path, encoder: object | None = None) -> FeatureExtractor:
+    """Image embeddings of the dual encoder: what there is where no detector can be trained."""
+    if encoder is None:
+        from fluxmodel.encoders.dual_encoder import DualEncoder
+
+        encoder = DualEncoder.from_directory(directory)
+    label = f"dual encoder {digest_of_directory(directory)}"
+    return FeatureExtractor(encoder, encoder.image_embeddings, encoder.num_features, label)

@@ -1,0 +1,152 @@
+"""Frechet distance between two sets of features, exact, never negative, with a jackknife interval.
+
+d^2 = |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)    (Heusel et al. 2017, arXiv:1706.08500)
+
+With S1 = A A' and S2 = B B' the last trace is the sum of the singular values of A'B, so no square root of a
+non-symmetric matrix is ever taken. A full-rank S1 gives A by Cholesky, and the singular values are the roots of the
+eigenvalues of A' S2 A; with fewer samples than dimensions the centred features themselves are A and B. It is called
+the Frechet distance and labelled with its extractor: FID is its name over Inception features only.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from .statistics import Interval, blocks_of, jackknife
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean [d] and covariance [d, d] of a set of features, in float64."""
+
+    n: int
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def from_sums(cls, n: int, total: Tensor, outer: Tensor) -> "Moments":
+        """From the sum [d] and the sum of outer products [d, d] of the features."""
+        mean = total / n
+        return cls(n, mean, (outer - n * torch.outer(mean, mean)) / (n - 1))
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Moments":
+        """Of features [n, d]; centred before squaring, so the mean's size costs no digits."""
+        features = features.double()
+        mean = features.mean(0)
+        centred = features - mean
+        return cls(len(features), mean, centred.T @ centred / (len(features) - 1))
+
+
+class FrechetDistance(FrechetInceptionDistance):
+    """torchmetrics' metric over any feature module, with an exact `compute`.
+
+    `feature` maps images to [n, d] and has `num_features`; update, reset and the states are the parent's, so
+    distributed sums and merging work as there.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the distance, float64; needs two samples on each side."""
+        if min(self.real_features_num_samples, self.fake_features_num_samples) < 2:
+            raise RuntimeError("The Frechet distance needs at least two real and two generated images.")
+        real = Moments.from_sums(
+            int(self.real_features_num_samples), self.real_features_sum, self.real_features_cov_sum
+        )
+        fake = Moments.from_sums(
+            int(self.fake_features_num_samples), self.fake_features_sum, self.fake_features_cov_sum
+        )
+        return frechet_from_moments(real, fake)
+
+
+def frechet_from_moments(first: Moments, second: Moments) -> Tensor:
+    """Distance from means and covariances: Cholesky where the first covariance is positive definite."""
+    root, failed = torch.linalg.cholesky_ex(first.covariance)
+    if first.n <= len(first.mean) or int(failed):
+        overlap = torch.linalg.svdvals(_root(first.covariance).T @ _root(second.covariance)).sum()
+    else:
+        overlap = torch.linalg.eigvalsh(root.T @ second.covariance @ root).clamp(min=0).sqrt().sum()
+    traces = first.covariance.trace() + second.covariance.trace()
+    return ((first.mean - second.mean).square().sum() + traces - 2 * overlap).clamp(min=0)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """A with A A' = covariance, for covariances of any rank."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Distance between features [n, d] and [m, d]; by singular values where samples are fewer than dimensions."""
+    if len(real) + len(fake) > real.shape[1]:
+        return float(frechet_from_moments(Moments.of(real), Moments.of(fake)))
+    real, fake = real.double(), fake.double()
+    first = (real - real.mean(0)) / (len(real) - 1) ** 0.5
+    second = (fake - fake.mean(0)) / (len(fake) - 1) ** 0.5
+    overlap = torch.linalg.svdvals(first @ second.T).sum()
+    shift = (real.mean(0) - fake.mean(0)).square().sum()
+    distance = shift + first.square().sum() + second.square().sum() - 2 * overlap
+    return float(distance.clamp(min=0))
+
+
+class ReferenceFeatures:
+    """The reference side of many Frechet distances: its moments and 25 left-out factors are computed once.
+
+    `weight` holds what is needed to leave out block k: S_k = root_k root_k', for all k at once [25, d, d].
+    """
+
+    def __init__(self, features: Tensor, num_blocks: int = 25):
+        self.features = features.double()
+        self.num_blocks = num_blocks
+        self._left_out: tuple[Tensor, Tensor] | None = None
+
+    def distance(self, fake: Tensor) -> Interval:
+        """Distance to `fake` [n, d] with its jackknife interval; both sides lose their k-th block together.
+
+        Both samples are independent, so the spread over k adds the variance of both sides.
+        """
+        value = frechet_distance(self.features, fake)
+        n = min(len(self.features), len(fake))
+        if n < 2 * self.num_blocks:
+            return Interval(
+                value, float("nan"), float("nan"), n, "no interval: fewer than two images a block"
+            )
+        left_out = self._distances_left_out(fake.double())
+        return jackknife(value, left_out, n, floor=0.0)
+
+    def _distances_left_out(self, fake: Tensor) -> np.ndarray:
+        if self._left_out is None:
+            means, covariances = left_out_moments(self.features, self.num_blocks)
+            self._left_out = means, _batched_root(covariances)
+        real_means, roots = self._left_out
+        means, covariances = left_out_moments(fake, self.num_blocks)
+        inner = roots.mT @ covariances @ roots
+        overlap = torch.linalg.eigvalsh(inner).clamp(min=0).sqrt().sum(-1)
+        traces = roots.square().sum((-2, -1)) + covariances.diagonal(dim1=-2, dim2=-1).sum(-1)
+        distances = (real_means - means).square().sum(-1) + traces - 2 * overlap
+        return distances.clamp(min=0).numpy()
+
+
+def left_out_moments(features: Tensor, num_blocks: int) -> tuple[Tensor, Tensor]:
+    """Means [b, d] and covariances [b, d, d] with one block left out, by taking its sums off the whole's."""
+    features = features.double()
+    features_mean = features.mean(0)
+    centred = features - features_mean
+    block = torch.from_numpy(blocks_of(len(features), num_blocks))
+    members = [centred[block == number] for number in range(num_blocks)]
+    counts = torch.tensor([len(features) - len(rows) for rows in members], dtype=torch.float64)
+    totals = -torch.stack([rows.sum(0) for rows in members])
+    outers = centred.T @ centred - torch.stack([rows.T @ rows for rows in members])
+    means = totals / counts[:, None]
+    covariances = (outers - counts[:, None, None] * means[:, :, None] * means[:, None, :]) / (
+        counts[:, None, None] - 1
+    )
+    return means + features_mean, covariances
+
+
+def _batched_root(covariances: Tensor) -> Tensor:
+    """Roots [b, d, d] by Cholesky, or by eigenvectors where one of them is singular."""
+    roots, failed = torch.linalg.cholesky_ex(covariances)
+    return torch.stack([_root(each) for each in covariances]) if bool(failed.any()) else roots

@@ -1,0 +1,76 @@
+"""The headline score by group: how many objects, which attribute, which shape and colour, seen or unseen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fluxmodel.data.procedural import LEVELS
+
+from .curves import as_dict
+from .instruments import Measured
+from .statistics import clustered_bootstrap, proportion
+from .verdicts import ATTRIBUTES
+
+
+def group_rows(measured: Measured, held_out: Measured | None, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Rows by kind of group; each has `group`, and intervals by metric."""
+    if measured.verdicts is None or measured.asked.asked is None:
+        return {}
+    num_objects = measured.asked.asked.num_objects
+    rows = {
+        "num_objects": [
+            _both(f"{count} object{'s' if count > 1 else ''}", measured, num_objects == count, seed)
+            for count in sorted(set(num_objects.tolist()))
+        ],
+        "attribute": _by_attribute(measured, seed),
+        "shape": _by_name(measured, "shape", seed),
+        "color": _by_name(measured, "color", seed),
+        "combination": [_both("like training", measured, np.ones(len(num_objects), bool), seed)],
+    }
+    if held_out is not None and held_out.asked.asked is not None:
+        chosen = np.ones(len(held_out.asked), bool)
+        rows["combination"].append(_both("never seen in training", held_out, chosen, seed))
+    return rows
+
+
+def _both(name: str, measured: Measured, chosen: np.ndarray, seed: int) -> dict[str, Any]:
+    verdicts = measured.verdicts
+    assert verdicts is not None
+    prompts = [prompt for prompt, kept in zip(measured.asked.prompts, chosen, strict=True) if kept]
+    return {
+        "group": name,
+        "attr_acc": as_dict(clustered_bootstrap(verdicts.accuracy[chosen], prompts, seed)),
+        "all_correct": as_dict(proportion(verdicts.all_correct[chosen], prompts, seed)),
+    }
+
+
+def _by_attribute(measured: Measured, seed: int) -> list[dict[str, Any]]:
+    verdicts = measured.verdicts
+    assert verdicts is not None
+    rows = []
+    for name in ATTRIBUTES:
+        chosen = verdicts.asked[name] > 0
+        if chosen.any():
+            share = verdicts.right[name][chosen] / verdicts.asked[name][chosen]
+            prompts = [prompt for prompt, kept in zip(measured.asked.prompts, chosen, strict=True) if kept]
+            rows.append({"group": name, "attr_acc": as_dict(clustered_bootstrap(share, prompts, seed))})
+    return rows
+
+
+def _by_name(measured: Measured, attribute: str, seed: int) -> list[dict[str, Any]]:
+    """How often each shape, or each colour, comes out right where it was asked for."""
+    assert measured.reading is not None
+    assert measured.asked.asked is not None
+    level = LEVELS[measured.reading.level]
+    asked = getattr(measured.asked.asked, attribute)
+    right = getattr(measured.reading, attribute).numpy() == asked
+    rows = []
+    for number, name in enumerate(getattr(level, f"{attribute}s")):
+        images, cells = np.nonzero(asked == number)
+        if len(images):
+            prompts = [measured.asked.prompts[image] for image in images]
+            interval = clustered_bootstrap(right[images, cells].astype(float), prompts, seed)
+            rows.append({"group": name, "attr_acc": as_dict(interval)})
+    return rows

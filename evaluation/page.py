@@ -1,0 +1,105 @@
+"""The frame of the report: typography and layout, light, readable on a phone and on paper."""
+
+from __future__ import annotations
+
+from html import escape
+
+_CSS = """
+:root{--ink:#22262a;--soft:#5a636b;--faint:#7b848c;--line:#e3e6e8;--paper:#fff;--tint:#f6f7f8;--good:#2f7d4f;
+--bad:#b23a2e;--blue:#1f6f8b}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
+"Helvetica Neue","DejaVu Sans",sans-serif}
+main{max-width:68rem;margin:0 auto;padding:3rem 1.25rem 5rem}
+h1{font-size:clamp(1.7rem,4.5vw,2.5rem);line-height:1.15;letter-spacing:-.02em;margin:0 0 .8rem;font-weight:700}
+h2{font-size:1.35rem;letter-spacing:-.01em;margin:3.6rem 0 .4rem;font-weight:700}
+h3{font-size:1rem;margin:1.6rem 0 .5rem;font-weight:650}
+p{margin:.4rem 0 1rem;max-width:44rem}
+.lead{font-size:1.12rem;color:var(--soft);max-width:46rem}
+.note{color:var(--soft);font-size:.9rem}
+.eyebrow{color:var(--blue);font-weight:650;font-size:.85rem;
+letter-spacing:.06em;text-transform:uppercase;margin:0 0 .6rem}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(13rem,1fr));gap:1px;background:var(--line);
+border:1px solid var(--line);border-radius:.6rem;overflow:hidden;margin:1.2rem 0}
+.figure{background:var(--paper);padding:1.1rem 1.2rem 1rem}
+.figure b{display:block;font-size:2rem;line-height:1.15;letter-spacing:-.02em;font-weight:680;
+font-variant-numeric:tabular-nums}
+.figure span{display:block;font-weight:600;margin-bottom:.35rem}
+.figure small{display:block;color:var(--soft);font-size:.82rem;font-variant-numeric:tabular-nums}
+.pass{color:var(--good)!important}.miss{color:var(--bad)!important}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.2rem,1fr));gap:1.3rem 1rem;margin:1.2rem 0}
+figure{margin:0}
+.tiles img,.strip img{width:100%;aspect-ratio:1;image-rendering:pixelated;display:block;border-radius:.35rem;
+box-shadow:0 0 0 1px var(--line)}
+figcaption{font-size:.82rem;line-height:1.35;margin-top:.5rem;overflow-wrap:anywhere}
+figcaption i{display:block;font-style:normal;color:var(--bad);margin-top:.2rem}
+.mark{font-weight:700;margin-right:.3em}
+.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1.6rem 2rem;margin:1.2rem 0}
+.panels svg{width:100%;height:auto;display:block}
+.scroll{overflow-x:auto;margin:1rem 0;-webkit-overflow-scrolling:touch}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:100%}
+th,td{text-align:right;padding:.45rem .7rem;border-bottom:1px solid var(--line);white-space:nowrap}
+th{font-weight:600;color:var(--soft);font-size:.82rem;vertical-align:bottom}
+th:first-child,td:first-child{text-align:left;padding-left:0}
+td.wide{white-space:normal;min-width:14rem;text-align:left}
+tr.best td{background:#eef5f7}
+.ci{color:var(--faint);font-size:.8rem;margin-left:.35em}
+.strip{display:grid;gap:.45rem;margin:.4rem 0 1.2rem;min-width:34rem}
+.strip span{font-size:.78rem;color:var(--soft);text-align:center}
+.bars{display:grid;grid-template-columns:max-content minmax(6rem,1fr) max-content;gap:.45rem .9rem;align-items:center;
+font-size:.9rem;max-width:44rem;font-variant-numeric:tabular-nums}
+.track{position:relative;height:.7rem;background:var(--tint);border-radius:.2rem}
+.track i{position:absolute;inset:0 auto 0 0;background:#8fb7c5;border-radius:.2rem}
+.track u{position:absolute;top:50%;height:2px;margin-top:-1px;background:var(--ink)}
+.columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:0 2.5rem}
+dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.35rem 1.2rem;font-size:.88rem;margin:1rem 0}
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+@media(max-width:34rem){main{padding-top:1.8rem}.tiles{grid-template-columns:repeat(2,1fr)}
+.figures{grid-template-columns:1fr 1fr}.figure{padding:.8rem}.figure b{font-size:1.5rem}
+dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.6rem}}
+@media print{main{max-width:none;padding:0}h2{break-after:avoid}figure,.figure{break-inside:avoid}}
+"""
+
+
+def page(title: str, body: str) -> str:
+    """The whole document; `body` is trusted markup, the title is not."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n'
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def table(head: list[str], rows: list[list[str]], best: int | None = None) -> str:
+    """A table that scrolls sideways where it is too wide; cells are trusted markup."""
+    top = "".join(f"<th>{escape(each)}</th>" for each in head)
+    lines = [
+        f"<tr{' class=best' if number == best else ''}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
+        for number, row in enumerate(rows)
+    ]
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def tile(png: str, caption: str, right: bool | None = None, seen: str = "") -> str:
+    """An image with its prompt, a mark for right or wrong, and what was seen instead."""
+    mark = {True: '<span class="mark pass">✓</span>', False: '<span class="mark miss">✗</span>'}.get(
+        right, ""
+    )  # type: ignore[arg-type]
+    note = f"<i>seen: {escape(seen)}</i>" if seen else ""
+    alt = escape(caption or "a real image", quote=True)
+    text = f"<figcaption>{mark}{escape(caption)}{note}</figcaption>" if caption else ""
+    return f'<figure><img alt="{alt}" src="data:image/png;base64,{png}">{text}</figure>'
+
+
+def bars(rows: list[tuple[str, float, float | None, float | None]]) -> str:
+    """Shares as bars from 0 to 1 with their intervals as lines."""
+    cells = []
+    for name, value, low, high in rows:
+        line = ""
+        if low is not None and high is not None:
+            line = f'<u style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></u>'
+        bar = f'<div class="track"><i style="width:{100 * value:.2f}%"></i>{line}</div>'
+        cells.append(f"<span>{escape(name)}</span>{bar}<span>{value:.1%}</span>")
+    return f'<div class="bars">{"".join(cells)}</div>'

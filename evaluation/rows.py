@@ -1,0 +1,46 @@
+"""One row an image: what every summary is made of, so that two models can be compared pair by pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .curves import Point
+from .instruments import Measured
+from .verdicts import ATTRIBUTES
+
+
+def write_rows(path: Path, points: list[Point], held_out: dict[str, Measured]) -> None:
+    """Write all images of all points; what was not measured is null."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sets = [(point.curve, point.steps, point.guidance, point.measured) for point in points]
+    sets += [(name, *measured.place, measured) for name, measured in held_out.items()]
+    tables = [pa.table(_columns(*each)) for each in sets]
+    pq.write_table(pa.concat_tables(tables, promote_options="default"), path, compression="zstd")
+
+
+def _columns(curve: str, steps: int, guidance: float, measured: Measured) -> dict[str, Any]:
+    n = len(measured.asked)
+    columns: dict[str, Any] = {
+        "curve": [curve] * n,
+        "steps": [steps] * n,
+        "guidance": [float(guidance)] * n,
+        "index": list(range(n)),
+        "prompt": measured.asked.prompts,
+        "seed": measured.asked.seeds,
+    }
+    if measured.verdicts is not None:
+        columns["attr_acc"] = measured.verdicts.accuracy
+        columns["all_correct"] = measured.verdicts.all_correct
+        columns["undecided"] = measured.verdicts.undecided_share
+        columns["num_extra"] = measured.verdicts.num_extra
+        for name in ATTRIBUTES:
+            columns[f"{name}_asked"] = measured.verdicts.asked[name]
+            columns[f"{name}_right"] = measured.verdicts.right[name]
+    if measured.clip is not None:
+        columns["clip"] = measured.clip
+    if measured.hits is not None and len(measured.hits):
+        columns["retrieved"] = measured.hits
+    return columns

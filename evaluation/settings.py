@@ -1,0 +1,67 @@
+"""What an evaluation may vary, and the job file that asks for one. No torch here."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class EvaluationSettings(BaseModel):
+    """How a model is judged; every field that changes a number ends up in that number's identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_images: int = Field(
+        default=1000, ge=4, description="Images per point of the curves. The Frechet distance depends on it."
+    )
+    steps: tuple[int, ...] = Field(
+        default=(1, 2, 4, 8), min_length=1, description="Numbers of solver steps along the curves, rising."
+    )
+    guidance: float = Field(default=2.0, gt=1.0, description="Guidance scale of the guided curve.")
+    num_held_out: int = Field(
+        default=500, ge=0, description="Images on combinations of attributes that training never showed."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of prompts, noise, reference and bootstrap.")
+    batch_size: int = Field(
+        default=250,
+        ge=1,
+        description="Images sampled together. Fixes rounding, so it is part of the identity.",
+    )
+    num_candidates: int = Field(
+        default=32, ge=2, description="Captions among which an image has to find its own (chance is 1/N)."
+    )
+    num_latency_trials: int = Field(
+        default=5, ge=1, description="Single images timed per point; the median is given."
+    )
+    num_calibration: int = Field(
+        default=200, ge=0, description="Known scenes on which the judge is calibrated, per kind of damage."
+    )
+    grid_size: int = Field(default=24, ge=1, description="Images in the sample grid.")
+    thresholds: dict[str, float] = Field(
+        default={}, description="Least value asked of a metric by its name, shown beside it; judges nothing."
+    )
+    workers: int = Field(
+        default=1, ge=1, description="Processes that share the sampling. Changes the time, not the images."
+    )
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> "EvaluationSettings":
+        if list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 1:
+            raise ValueError(f"steps must be rising numbers from 1 up, such as 1,2,4,8; got {self.steps}")
+        return self
+
+    def semantic(self) -> dict:
+        """The fields that influence the result; `workers`, thresholds and the latency trials do not."""
+        return self.model_dump(mode="json", exclude={"workers", "thresholds", "num_latency_trials"})
+
+
+class EvaluationJob(BaseModel):
+    """The job file of `python -m evaluation JOB.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path = Field(description="Directory that `TextToImage.from_pretrained` reads.")
+    dataset: Path = Field(description="Directory of the curated dataset.")
+    evaluators: dict[str, Path] = Field(description="Directories by name: dual_encoder, and detector if any.")
+    settings: EvaluationSettings = Field(default=EvaluationSettings())
+    output: Path = Field(description="Where metrics.jsonl and final/ are written.")
+    threads: int | None = Field(default=None, ge=1, description="Threads of torch; none leaves it as it is.")
