@@ -4,6 +4,7 @@
 under full transparency and ignores the EXIF rotation; each of these is handled here by name.
 """
 
+import functools
 import io
 import math
 import struct
@@ -17,7 +18,7 @@ from fluxmodel.data.records import Reason
 from fluxmodel.errors import FluxlineError
 
 # Formats that Pillow decodes by itself; EPS and its kin would start other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO", "MPO")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO")
 MAX_PIXELS = 64_000_000
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112
@@ -67,7 +68,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def fit(image: np.ndarray, size: int) -> np.ndarray:
     """Return the centre square of uint8 RGB [h, w, 3] at [size, size, 3]; the identity where it already is.
 
-    Shrinking averages over areas, enlarging interpolates cubically.
+    Shrinking averages over areas (a Hamming window: Pillow's box counts whole pixels only and shifts edges
+    at fractional ratios), enlarging interpolates cubically.
     """
     height, width = image.shape[:2]
     if (height, width) == (size, size):
@@ -76,7 +78,7 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
 
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
-    resample = Image.Resampling.BOX if side >= size else Image.Resampling.BICUBIC
+    resample = Image.Resampling.HAMMING if side >= size else Image.Resampling.BICUBIC
     box = (left, top, left + side, top + side)
     return np.asarray(Image.fromarray(image).resize((size, size), resample, box=box))
 
@@ -90,12 +92,21 @@ def encode_png(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+@functools.cache
+def _formats() -> list[str]:
+    """Return those of `FORMATS` that this build of Pillow reads."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _load(data: bytes, max_pixels: int):
     """Open, check the declared size, load the first frame; return it with its EXIF orientation."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except Image.DecompressionBombError as error:
         raise Refusal(Reason.TOO_LARGE, str(error)) from error
     except UnidentifiedImageError as error:

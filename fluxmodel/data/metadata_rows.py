@@ -5,6 +5,7 @@ image folders of Hugging Face `datasets`; `licence` and `source` are kept where 
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def _csv_rows(path: Path, lines: list[bytes]) -> Iterator[MetadataRow | BadRow]:
             if values:
                 yield _row(position + 1, dict(zip(header, values, strict=True)))
             position = end
-        except (ValueError, csv.Error) as error:
+        except ValueError as error:
             yield BadRow(position + 1, str(error))
             position += 1
 
@@ -94,7 +95,7 @@ def _header(path: Path, lines: list[bytes]) -> tuple[list[str], int]:
     """Return the column names of a CSV file and the index of the first line after them."""
     try:
         header, after = _csv_record(lines, 0) if lines else ([], 0)
-    except (ValueError, csv.Error) as error:
+    except ValueError as error:
         raise InputError(f"{path}, line 1: {error}; the first line must name the columns.") from error
     names = [name.strip().lower() for name in header]
     for wanted in (_FILE_FIELDS, _TEXT_FIELDS):
@@ -110,17 +111,19 @@ def _header(path: Path, lines: list[bytes]) -> tuple[list[str], int]:
 
 def _csv_record(lines: list[bytes], start: int) -> tuple[list[str], int]:
     """Parse the record that begins at a line; return its fields and the index of the line after it."""
-    text, failure = "", ValueError("empty")
+    text = ""
     for end in range(start, min(start + _MAX_LINES_OF_A_ROW, len(lines))):
         text += _text_of(lines[end], end + 1)
         try:
-            records = list(csv.reader(text.splitlines(keepends=True), strict=True))
+            records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
             return (records[0] if records else []), end + 1
         except csv.Error as error:
-            if "unexpected end of data" not in str(error):
-                raise
-            failure = ValueError("a quote is opened and never closed; close or double it")
-    raise failure
+            if "unexpected end of data" in str(error):
+                continue
+            if end == start:
+                raise ValueError(f"ill-formed ({error}); double the quotes inside a quoted text") from error
+            break
+    raise ValueError("a quote is opened and never closed; close or double it")
 
 
 def _text_of(line: bytes, number: int) -> str:

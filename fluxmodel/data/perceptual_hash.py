@@ -11,19 +11,21 @@ import numpy as np
 
 SIDE = 32
 SIGNATURE_SIDE = 8
-# Differences below this are rounding of the 8-bit input, not structure: they must not decide a bit.
-_NOISE = 0.5
+# Smaller coefficients are rounding of the 8-bit input (a wave of 1/8 level), not structure: they decide no bit.
+_NOISE = 2.0
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Squash uint8 RGB [h, w, 3] to [32, 32, 3] by area, whatever its aspect."""
+    """Squash uint8 RGB [h, w, 3] to [32, 32, 3], whatever its aspect.
+
+    By a triangle filter: Pillow's box filter counts whole pixels only, and at 3/4 of the size it lost a
+    third of the copies (0.67 found against 0.999).
+    """
     if image.shape[:2] == (SIDE, SIDE):
         return image
     from PIL import Image
 
-    small = min(image.shape[:2]) < SIDE
-    resample = Image.Resampling.BICUBIC if small else Image.Resampling.BOX
-    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), resample))
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:

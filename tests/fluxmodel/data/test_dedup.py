@@ -1,0 +1,118 @@
+"""Duplicates: the bands find every pair, copies hash alike, groups are the connected parts."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fluxmodel.data.decode import decode
+from fluxmodel.data.dedup import exact_groups, near_groups, pairs_within, survivors
+from fluxmodel.data.perceptual_hash import color_signatures, perceptual_hashes, thumbnail
+from tests.fluxmodel.data.pictures import encoded, picture
+
+hashes_near_each_other = st.lists(
+    st.tuples(st.sampled_from([0, 2**64 - 1, 0x0123456789ABCDEF]), st.lists(st.integers(0, 63), max_size=6)),
+    max_size=40,
+).map(lambda items: np.array([base ^ sum({1 << bit for bit in bits}) for base, bits in items], np.uint64))
+
+
+def found_pairs(hashes: np.ndarray, distance: int) -> set[tuple[int, int]]:
+    return {
+        (min(pair), max(pair))
+        for left, right in pairs_within(hashes, distance)
+        for pair in zip(left.tolist(), right.tolist(), strict=True)
+    }
+
+
+def hashed(images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    thumbnails = np.stack([thumbnail(image) for image in images])
+    return perceptual_hashes(thumbnails), color_signatures(thumbnails)
+
+
+@settings(max_examples=100, deadline=None)
+@given(hashes_near_each_other, st.integers(0, 8))
+def test_bands_find_exactly_the_pairs_within_the_distance(hashes, distance):
+    brute = {
+        (i, j)
+        for i in range(len(hashes))
+        for j in range(i + 1, len(hashes))
+        if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= distance
+    }
+    assert found_pairs(hashes, distance) == brute
+
+
+def test_pairs_are_all_found_when_one_band_overflows_a_block():
+    hashes = np.repeat(np.array([7, 7 << 40], np.uint64), 800)
+    assert len(found_pairs(hashes, 0)) == 2 * 800 * 799 // 2
+
+
+COPIES = {
+    "JPEG 90": lambda image: decode(encoded(image, "JPEG", quality=90)),
+    "JPEG 50": lambda image: decode(encoded(image, "JPEG", quality=50)),
+    "WebP 60": lambda image: decode(encoded(image, "WEBP", quality=60)),
+    "half the size": lambda image: resized(image, 0.5),
+    "three quarters": lambda image: resized(image, 0.75),
+    "half as large again": lambda image: resized(image, 1.5),
+}
+
+
+def resized(image: np.ndarray, factor: float) -> np.ndarray:
+    size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES.keys())
+def test_a_copy_joins_its_original_and_nothing_else(copy):
+    originals = [picture(seed, 96, 80) for seed in range(100)]
+    groups = near_groups(*hashed(originals + [copy(image) for image in originals]), 4)
+    assert np.array_equal(groups[:100], np.arange(100))
+    assert (groups[100:] == groups[:100]).mean() >= 0.97
+
+
+def test_the_same_shapes_in_other_colours_are_no_duplicates():
+    image = picture(0)
+    recolored = 255 - image[..., ::-1]
+    same_luminance = np.clip(image.astype(int) + np.array([60, -30, 0]), 0, 255).astype(np.uint8)
+    assert near_groups(*hashed([image, recolored, same_luminance]), 8).tolist() == [0, 1, 2]
+
+
+def test_rounding_noise_decides_no_bit_of_a_flat_image():
+    random = np.random.default_rng(0)
+    flat = [np.full((40, 40, 3), level, np.uint8) for level in (0, 77, 128, 255)]
+    noisy = [image ^ random.integers(0, 2, image.shape, np.uint8) for image in flat]
+    hashes, _ = hashed(flat + noisy)
+    assert len(set(hashes[:4].tolist())) == 1
+    assert np.bitwise_count(hashes[4:] ^ hashes[:4]).max() <= 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60))
+def test_groups_are_the_connected_parts(steps):
+    """Hash i has its lowest bits set up to a running total: neighbours in the total are near."""
+    totals = np.cumsum(steps) % 64
+    hashes = np.array([(1 << int(total)) - 1 for total in totals], np.uint64)
+    groups = near_groups(hashes, np.zeros((len(hashes), 192), np.uint8), 4)
+    order = np.argsort(totals, kind="stable")
+    expected = np.empty(len(totals), int)
+    expected[order] = np.cumsum(np.r_[0, np.diff(totals[order]) > 4])
+    for part in set(expected.tolist()):
+        members = np.flatnonzero(expected == part)
+        assert set(groups[members].tolist()) == {members.min()}
+
+
+def test_the_survivor_is_the_largest_then_the_first_by_id():
+    groups = np.array([0, 0, 2, 0, 2])
+    areas = np.array([10, 30, 5, 30, 5])
+    assert survivors(groups, areas, ["e", "d", "c", "b", "a"]).tolist() == [3, 3, 4, 3, 4]
+
+
+def test_exact_groups_name_the_first():
+    assert exact_groups([b"x", b"y", b"x", b"y", b"z"]).tolist() == [0, 1, 0, 1, 4]
+
+
+def test_nothing_is_found_among_nothing():
+    assert found_pairs(np.empty(0, np.uint64), 4) == set()
+    assert near_groups(np.empty(0, np.uint64), np.empty((0, 192), np.uint8), 4).tolist() == []
+    assert exact_groups([]).tolist() == []
+    assert survivors(np.empty(0, int), np.empty(0, int), []).tolist() == []
