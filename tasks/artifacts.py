@@ -42,7 +42,9 @@ def file_digest(path: Path) -> str:
 
 def list_files(directory: Path) -> list[dict]:
     """Return {path, sha256, bytes} of each file below `directory`, sorted by path, manifest excluded."""
-    paths = sorted(p for p in directory.rglob("*") if p.is_file() and p.relative_to(directory) != Path(MANIFEST))
+    paths = sorted(
+        p for p in directory.rglob("*") if p.is_file() and p.relative_to(directory) != Path(MANIFEST)
+    )
     return [
         {"path": p.relative_to(directory).as_posix(), "sha256": file_digest(p), "bytes": p.stat().st_size}
         for p in paths
@@ -51,7 +53,9 @@ def list_files(directory: Path) -> list[dict]:
 
 def content_digest(files: list[dict]) -> str:
     """Return the digest of a file list made by `list_files`."""
-    text = "\n".join(f"{entry['path']}\0{entry['sha256']}" for entry in sorted(files, key=lambda e: e["path"]))
+    text = "\n".join(
+        f"{entry['path']}\0{entry['sha256']}" for entry in sorted(files, key=lambda e: e["path"])
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -73,7 +77,9 @@ class ArtifactStore:
         """
         files = list_files(directory) if directory.is_dir() else []
         if not files:
-            raise ArtifactError(f"{directory} holds no files, so there is no {kind} to store; see the stage's log.")
+            raise ArtifactError(
+                f"{directory} holds no files, so there is no {kind} to store; see the stage's log."
+            )
         digest = content_digest(files)
         target = self._place(kind, digest)
         ref = ArtifactRef(
@@ -112,7 +118,9 @@ class ArtifactStore:
         place = self._place(ref.kind, ref.digest)
         if self.is_local:
             if not Path(place, MANIFEST).is_file():
-                raise ArtifactError(f"{ref.kind} {ref.digest[:12]} is not in {self.root}; run the pipeline again.")
+                raise ArtifactError(
+                    f"{ref.kind} {ref.digest[:12]} is not in {self.root}; run the pipeline again."
+                )
             return Path(place)
         local = self.home.root / "fetched" / ref.kind / ref.digest[:16]
         if not local.is_dir() or content_digest(list_files(local)) != ref.digest:
@@ -122,7 +130,9 @@ class ArtifactStore:
             self.fs.get(f"{place}/", f"{partial}/", recursive=True)
             if content_digest(list_files(partial)) != ref.digest:
                 shutil.rmtree(partial)
-                raise ArtifactError(f"{ref.kind} {ref.digest[:12]} at {ref.uri} is damaged; run the pipeline again.")
+                raise ArtifactError(
+                    f"{ref.kind} {ref.digest[:12]} at {ref.uri} is damaged; run the pipeline again."
+                )
             os.replace(partial, local)
         return local
 

@@ -1,7 +1,7 @@
 """Call one library function in a child process: `python -m tasks.call JOB.json`.
 
 The job names a `function` ("package.module:name"), its `arguments`, and an `output` folder. The function
-gets `progress` where it takes one and fills `output/final`; what it returns is kept in `output/returned.json`.
+gets `progress` where it takes one; what it leaves in `output/final` is the result.
 """
 
 import importlib
@@ -13,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, validate_call
 
 from fluxmodel.errors import FluxlineError
 
@@ -34,18 +36,11 @@ def main(arguments: list[str]) -> int:
 def _call(job: dict[str, Any]) -> None:
     module, _, name = job["function"].partition(":")
     function = getattr(importlib.import_module(module), name)
-    output = Path(job["output"])
     arguments = dict(job["arguments"])
-    takes = inspect.signature(function).parameters
-    if "progress" in takes:
-        arguments["progress"] = _Reporter(output / "metrics.jsonl")
-    for name, parameter in takes.items():  # paths travel as text
-        if parameter.annotation is Path and isinstance(arguments.get(name), str):
-            arguments[name] = Path(arguments[name])
-    returned = function(**arguments)
-    if hasattr(returned, "model_dump"):
-        returned = returned.model_dump(mode="json")
-    (output / "returned.json").write_text(json.dumps(returned if isinstance(returned, dict) else None))
+    if "progress" in inspect.signature(function).parameters:
+        arguments["progress"] = _Reporter(Path(job["output"]) / "metrics.jsonl")
+    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+    checked(**arguments)  # text becomes a Path, a dict a settings class, as the function's types say
 
 
 class _Reporter:
@@ -60,7 +55,13 @@ class _Reporter:
         if done < total and now - self.written < REPORT_SECONDS:
             return
         self.written = now
-        line = {"step": done, "total": total, "metrics": {}, "seconds": now - self.started, "message": message}
+        line = {
+            "step": done,
+            "total": total,
+            "metrics": {},
+            "seconds": now - self.started,
+            "message": message,
+        }
         with self.path.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 FOLLOWED = ("fluxmodel", "evaluation")
+CHOSEN = ("fluxmodel.training.objectives",)  # of these only what a stage names itself: one job, one objective
 
 
 def code_digests(modules: Iterable[str]) -> dict[str, str]:
@@ -22,14 +23,14 @@ def code_digests(modules: Iterable[str]) -> dict[str, str]:
     digests: dict[str, str] = {}
     waiting = list(modules)
     while waiting:
-        name = waiting.pop()
+        name, *waiting = waiting
         if name in digests:
             continue
         path = _source(name)
         if path is None:
             continue
         digests[name], imported = _read(path, name)
-        waiting += [n for n in imported if n.split(".")[0] in FOLLOWED and n not in digests]
+        waiting = waiting + [n for n in imported if _counts(n) and n not in digests]
     return dict(sorted(digests.items()))
 
 
@@ -38,12 +39,18 @@ def combined(digests: dict[str, str]) -> str:
     return hashlib.sha256("\n".join(f"{k} {v}" for k, v in sorted(digests.items())).encode()).hexdigest()
 
 
+def _counts(name: str) -> bool:
+    return name.split(".")[0] in FOLLOWED and not name.startswith(tuple(f"{chosen}." for chosen in CHOSEN))
+
+
 @cache
 def _source(name: str) -> Path | None:
     top, *rest = name.split(".")
     spec = importlib.util.find_spec(top)  # imports nothing for a top-level name
     if spec is None or not spec.submodule_search_locations:
-        return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") and not rest else None
+        return (
+            Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") and not rest else None
+        )
     for folder in spec.submodule_search_locations:
         base = Path(folder, *rest)
         for candidate in (base / "__init__.py", base.with_suffix(".py")):
@@ -85,5 +92,9 @@ def _drop_docstring(node: ast.AST) -> None:
     if not isinstance(body, list) or not body:
         return
     first = body[0]
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+    if (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    ):
         first.value.value = ""

@@ -111,7 +111,9 @@ def start_child(command: list[str], sink: Any, threads: int) -> tuple[subprocess
 
 def child_environment(threads: int) -> dict[str, str]:
     """Return the environment of a child: ours, quiet, with `threads` compute threads."""
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(max(1, threads)))
+    counts = dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(max(1, threads))
+    )
     return dict(os.environ) | _QUIET | counts
 
 
@@ -158,7 +160,9 @@ def _failure(module: str, code: int, log: Path, start: int) -> Exception:
     else:
         how = f"ended with exit code {code}" if code else "left no result"
     quoted = "\n".join(f"  | {line}" for line in said[-12:])
-    return StageError(f"`python -m {module}` {how}; its log is {log}" + (f" and ends with\n{quoted}" if said else "."))
+    return StageError(
+        f"`python -m {module}` {how}; its log is {log}" + (f" and ends with\n{quoted}" if said else ".")
+    )
 
 
 def _tail(log: Path, start: int, num_bytes: int = 8000) -> list[str]:

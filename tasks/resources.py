@@ -28,23 +28,26 @@ class Resources:
         timeout_seconds: longest time the stage may take, waiting for slots included.
         retries: how often a failure that may pass (a killed child, a full disk freed) is tried again.
         priority: lower goes first when slots are short; the longest chain starts first.
+        yields_seconds: how long a stage that is not on the longest chain lets others come first.
     """
 
     cpus: int = 1
     timeout_seconds: float = 6 * HOUR
     retries: int = 1
     priority: int = 10
+    yields_seconds: float = 0.0
 
 
 RESOURCES = {
-    "prepare-autoencoder": Resources(timeout_seconds=24 * HOUR, priority=0),
-    "prepare-detector": Resources(timeout_seconds=24 * HOUR, priority=2),
-    "prepare-dual_encoder": Resources(timeout_seconds=24 * HOUR, priority=3),
-    "curate": Resources(timeout_seconds=24 * HOUR, priority=1),
-    "encode": Resources(timeout_seconds=24 * HOUR, priority=4),
-    "train": Resources(timeout_seconds=14 * 24 * HOUR, priority=4),
-    "evaluate": Resources(timeout_seconds=12 * HOUR, priority=5),
-    "register": Resources(timeout_seconds=HOUR, retries=2, priority=6),
+    "prepare-{part}": Resources(timeout_seconds=24 * HOUR),
+    "prepare-autoencoder": Resources(priority=0),
+    "prepare-detector": Resources(priority=1, yields_seconds=0.5),
+    "prepare-dual_encoder": Resources(priority=2, yields_seconds=0.5),
+    "curate": Resources(timeout_seconds=24 * HOUR, priority=3, yields_seconds=0.5),
+    "encode": Resources(timeout_seconds=24 * HOUR, priority=1),
+    "train": Resources(timeout_seconds=14 * 24 * HOUR, priority=1),
+    "evaluate": Resources(timeout_seconds=12 * HOUR, priority=4),
+    "register": Resources(timeout_seconds=HOUR, retries=2, priority=4),
 }
 
 
@@ -67,24 +70,24 @@ _waiting_changed = threading.Condition()
 
 
 @contextmanager
-def slots(folder: Path, cpus: int, priority: int, stop: Callable[[], bool]) -> Iterator[int]:
+def slots(folder: Path, cpus: int, resources: Resources, stop: Callable[[], bool]) -> Iterator[int]:
     """Hold `cpus` slots (no more than the machine has) while the body runs; yields the number held.
 
     Raises:
         InterruptedRun: `stop()` turned true while waiting.
     """
     wanted = max(1, min(cpus, num_slots()))
-    ticket = (priority, time.monotonic())
+    ticket = (resources.priority, time.monotonic())
+    held: list[int] = []
     with _waiting_changed:
         _waiting.append(ticket)
         _waiting.sort()
-    held: list[int] = []
     try:
         while not held:
             if stop():
                 raise InterruptedRun("Stopped while waiting for a free core; the same command goes on.")
             with _waiting_changed:
-                if _waiting[0] == ticket:
+                if _waiting[0] == ticket and time.monotonic() - ticket[1] >= resources.yields_seconds:
                     held = _take(folder, wanted)
                 if held:
                     _waiting.remove(ticket)

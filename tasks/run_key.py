@@ -48,7 +48,9 @@ class RunRecord(BaseModel):
     run_key: str
     identity: StageIdentity
     artifact: ArtifactRef
-    seconds: float = Field(description="Wall time of the stage, crashes and resumptions included, in seconds.")
+    seconds: float = Field(
+        description="Wall time of the stage, crashes and resumptions included, in seconds."
+    )
     gave: str = Field(default="", description="One line: what the stage gave.")
     metrics: dict[str, float] = Field(default_factory=dict)
     finished: float = Field(default=0.0, description="Unix time.")
@@ -79,6 +81,19 @@ class RunBook:
     def write(self, record: RunRecord) -> None:
         """Keep the record of a finished run."""
         _replace(self.home.runs / f"{record.run_key}.json", record.model_dump_json(indent=1))
+
+    def lineage(self, digests: list[str]) -> list[RunRecord]:
+        """Return the records that made the artifacts with these digests, and all they were made of, oldest first."""
+        records = [_load(path, RunRecord) for path in self.home.runs.glob("*.json")]
+        makers = {r.artifact.digest: r for r in sorted(filter(None, records), key=lambda r: r.finished)}
+        found: dict[str, RunRecord] = {}
+        waiting = list(digests)
+        while waiting:
+            record = makers.get(waiting.pop())
+            if record is not None and record.run_key not in found:
+                found[record.run_key] = record
+                waiting += record.identity.upstream.values()
+        return sorted(found.values(), key=lambda record: record.finished)
 
     def forget(self, run_key: str) -> None:
         """Drop the record and Prefect's cached result of a run key, so that the stage runs again."""
@@ -148,7 +163,9 @@ def differences(before: StageIdentity, after: StageIdentity, limit: int = 4) -> 
     for name in sorted(before.upstream.keys() | after.upstream.keys()):
         if before.upstream.get(name) != after.upstream.get(name):
             yield f"input {name} changed"
-    modules = [m for m in sorted(before.code.keys() | after.code.keys()) if before.code.get(m) != after.code.get(m)]
+    modules = [
+        m for m in sorted(before.code.keys() | after.code.keys()) if before.code.get(m) != after.code.get(m)
+    ]
     if modules:
         more = f" and {len(modules) - 2} more" if len(modules) > 2 else ""
         yield f"code changed in {', '.join(modules[:2])}{more}"

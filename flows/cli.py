@@ -1,0 +1,150 @@
+"""The command `fluxline`. Heavy libraries are imported by the verbs, so that `--help` answers at once."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from flows.config import PipelineConfig
+from fluxmodel.errors import FluxlineError, InterruptedRun
+
+app = App(
+    name="fluxline",
+    help="Turn a pile of images into a registered, evaluated text-to-image model, again and again.",
+    version="0.1.0",
+)
+_DEFAULT = PipelineConfig()
+_Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object as the last line.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and leave with its exit code: 0 done, 1 failed, 2 bad input, 3 incomparable, 75 go on later."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run the command and return its exit code; an expected error is one sentence on stderr."""
+    try:
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        from flows.sentences import usage_sentence
+
+        print(f"fluxline: {usage_sentence(error)}", file=sys.stderr)
+        return 2
+    except FluxlineError as error:
+        print(f"fluxline: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fluxline: Interrupted; the same command goes on from there.", file=sys.stderr)
+        return InterruptedRun.exit_code
+    return result if isinstance(result, int) else 0
+
+
+@app.command
+def run(*, config: Annotated[PipelineConfig, Parameter(name="*")] = _DEFAULT, as_json: _Json = False) -> int:
+    """Run the whole chain: prepare, curate, encode, train, evaluate, register.
+
+    Args:
+        config: what to run.
+        as_json: whether to print the outcome as one JSON object.
+    """
+    from flows.run import run_pipeline
+
+    outcome = run_pipeline(config)
+    if as_json:
+        print(json.dumps(outcome))
+    return 0
+
+
+@app.command
+def generate(
+    prompts: Annotated[list[str], Parameter(negative="", help="One or more prompts, in the data's words.")],
+    /,
+    *,
+    model: Annotated[str, Parameter(help="Registered name or directory; default the newest model.")] = "",
+    steps: Annotated[int, Parameter(help="Solver steps; 0 is the model's default.")] = 0,
+    guidance: Annotated[float, Parameter(help="Guidance; 1 is unguided, 0 the model's default.")] = 0.0,
+    seed: Annotated[int, Parameter(help="Seed of the first image; the next ones count up.")] = 0,
+    out: Annotated[Path, Parameter(help="Folder for the PNG files.")] = Path("."),
+    as_json: _Json = False,
+) -> int:
+    """Draw images from prompts with a registered model."""
+    from flows.environment import set_environment
+    from flows.servers import use_running
+    from tasks.generate import draw
+    from tasks.home import open_home
+
+    home = open_home().make()
+    set_environment(home)
+    use_running(home)
+    images = draw(home, prompts, model, steps, guidance, seed, out)
+    if as_json:
+        print(json.dumps({"images": [asdict(image) for image in images]}))
+    else:
+        for image in images:
+            print(f"{image.path}  {image.prompt}  (seed {image.seed})")
+    return 0
+
+
+@app.command
+def up() -> int:
+    """Start the Prefect and MLflow servers and serve the pipeline, until Ctrl-C."""
+    from flows.up import serve_until_stopped
+
+    return serve_until_stopped()
+
+
+@app.command
+def doctor(*, as_json: _Json = False) -> int:
+    """Check this machine, and say what to do about each trouble."""
+    from flows.doctor import check_all, print_checks
+
+    checks = check_all()
+    if as_json:
+        print(json.dumps({"checks": [asdict(check) for check in checks]}))
+    else:
+        print_checks(checks)
+    return 1 if any(check.state == "bad" for check in checks) else 0
+
+
+@dataclass(frozen=True)
+class _Why:
+    stage: str
+    reused: bool
+    reason: str
+    run_key: str
+
+
+@app.command
+def why(
+    stage: Annotated[str, Parameter(help="A stage, or the beginning of its name; default all.")] = "",
+    /,
+    *,
+    as_json: _Json = False,
+) -> int:
+    """Say of each stage why its last run was reused or made again."""
+    from tasks.home import open_home
+    from tasks.run_key import RunBook
+
+    book = RunBook(open_home())
+    latest = [book.history(name)[-1] for name in book.stages() if name.startswith(stage.replace(" ", "-"))]
+    if not latest:
+        from fluxmodel.errors import InputError
+
+        known = ", ".join(book.stages()) or "none yet: `fluxline run` makes them"
+        raise InputError(f"No stage {stage!r} has run; stages that have: {known}.")
+    rows = [_Why(d.stage, d.reused, d.reason, d.run_key) for d in latest]
+    if as_json:
+        print(json.dumps({"stages": [asdict(row) for row in rows]}))
+    else:
+        width = max(len(row.stage) for row in rows)
+        for row in rows:
+            print(f"{row.stage:<{width}}  {row.reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The configuration of the pipeline: one class for the command's flags, Prefect's form and MLflow's parameters."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fluxmodel.errors import InputError
+
+
+class PipelineConfig(BaseModel):
+    """What a run of the pipeline may be told; everything else stands in its preset. 0 or empty: as the preset says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: str = Field(default="demo", description="Named size: smoke, demo, ...")
+    data: str = Field(
+        default="", description="Data: procedural:shapes?level=...&n=...&seed=..., or a folder of images."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of everything drawn at random.")
+    name: str = Field(default="", description="Name of the registered model; default fluxline-PRESET.")
+    train_steps: int = Field(default=0, ge=0, description="Optimizer steps of the base model.")
+    guidance: float = Field(
+        default=0.0, ge=0, description="Guidance of the evaluation and of the model, above 1."
+    )
+    num_images: int = Field(default=0, ge=0, description="Images in each point of the evaluation.")
+
+    @property
+    def model_name(self) -> str:
+        """Name of the registered model."""
+        return self.name or f"fluxline-{self.preset}"
+
+    def check(self) -> "PipelineConfig":
+        """Return this configuration if its values make sense together.
+
+        Raises:
+            InputError: names the field, its value and the cure.
+        """
+        from fluxmodel.presets import PRESETS
+
+        if self.preset not in PRESETS:
+            raise InputError(f"preset is {self.preset!r}; choose one of {', '.join(PRESETS)}.")
+        if 0 < self.guidance <= 1:
+            raise InputError(f"guidance is {self.guidance}; give a number above 1, such as 2.")
+        if any(c in self.name for c in "/:'\"") or self.name != self.name.strip():
+            raise InputError(f"name is {self.name!r}; leave out slashes, colons and quotes.")
+        return self

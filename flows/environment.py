@@ -1,0 +1,41 @@
+"""The environment of a run, set before Prefect is imported (it reads its settings then)."""
+
+import logging
+import os
+import warnings
+
+from tasks.home import Home
+
+
+def set_environment(home: Home) -> None:
+    """Make Prefect and MLflow quiet, private and at home in FLUXLINE_HOME; what the user set stays."""
+    defaults = {
+        "FLUXLINE_HOME": str(home.root),
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home.results),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home.results),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the console is ours; Prefect keeps the full log
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLI_PROMPT": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    if not os.environ.get("PREFECT_API_URL"):
+        defaults["PREFECT_HOME"] = str(home.root / "prefect")
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    warnings.simplefilter("ignore")  # for users; tests run with warnings as errors
+
+
+def keep_log(home: Home) -> str:
+    """Keep the full log of Prefect and of ours in a file; return its path."""
+    home.logs.mkdir(parents=True, exist_ok=True)
+    path = home.logs / "fluxline.log"
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("prefect", "fluxline", "mlflow"):
+        logging.getLogger(name).addHandler(handler)
+    return str(path)

@@ -1,0 +1,36 @@
+"""Runs one program and sees to it that it ends when its parent does, however that ended.
+
+`python -m flows.guard PROGRAM ARGUMENTS...` leads the process group it was started in. Servers of others know
+nothing of our parent pipe; this small process watches it for them.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+
+GRACE_SECONDS = 8.0
+
+
+def main(command: list[str]) -> int:
+    """Run `command`; return its exit code. SIGTERM, or the parent's end, ends the whole group."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = int(os.environ.pop("FLUXLINE_PARENT_PIPE"))
+    child = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    threading.Thread(target=_end_with_parent, args=(pipe, child), daemon=True).start()
+    return child.wait()
+
+
+def _end_with_parent(pipe: int, child: subprocess.Popen) -> None:
+    os.read(pipe, 1)  # returns when no one holds the other end any more
+    child.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(GRACE_SECONDS)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""What a pipeline run came to: each stage, reused or not and why, and where to look."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fluxmodel.errors import FluxlineError, InputError, InterruptedRun, StageError
+from tasks.artifacts import ArtifactRef, ArtifactStore
+from tasks.cards import read_json
+from tasks.evaluate import read_evaluation
+from tasks.launch import STOP
+from tasks.parent_run import PipelineRun
+from tasks.run_key import RunBook
+
+
+class StageOutcome(BaseModel):
+    """One row of the closing table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    run_key: str
+    reused: bool
+    reason: str
+    seconds: float = Field(description="Seconds it took in this run (with what crashed before); 0 if reused.")
+    gave: str
+    artifact: str
+    digest: str
+    mlflow_run_id: str
+
+
+class PipelineOutcome(BaseModel):
+    """What `fluxline run --json` prints."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stages: list[StageOutcome]
+    model_name: str
+    model_version: str
+    verdict: str = Field(default="", description="The gate's answer, where there is a gate.")
+    evaluation: str = Field(description="Path of the report.")
+    mlflow_url: str
+    mlflow_run_id: str
+    prefect_url: str
+    seconds: float
+
+
+def wait_for_all(stages: dict[str, Any]) -> dict[str, ArtifactRef]:
+    """Return each stage's artifact; at the first failure ask the others to save and stop.
+
+    Raises:
+        FluxlineError: the failure that says most.
+    """
+    from prefect.futures import as_completed
+
+    names = {future.task_run_id: name for name, future in stages.items()}
+    errors: list[Exception] = []
+    refs: dict[str, ArtifactRef] = {}
+    for future in as_completed(list(stages.values())):
+        name = names[future.task_run_id]
+        try:
+            refs[name] = future.result()
+        except FluxlineError as error:
+            STOP.set()
+            errors.append(error)
+        except Exception as error:  # a stage that never ran because of another, or a fault of ours
+            STOP.set()
+            errors.append(StageError(f"{name}: {type(error).__name__}: {error}"))
+    if errors:
+        raise min(errors, key=_rank)
+    return {name: refs[name] for name in stages}
+
+
+def finish(run: PipelineRun, refs: dict[str, ArtifactRef], model_name: str) -> PipelineOutcome:
+    """Log the run's summary to MLflow and return its outcome."""
+    store, book = ArtifactStore(run.home), RunBook(run.home)
+    report = report_path(store.path(refs["evaluate"]))
+    rows = [_row(book, name, ref) for name, ref in refs.items()]
+    run.close(
+        "FINISHED", read_evaluation(store.path(refs["evaluate"])), [row.run_key for row in rows], report
+    )
+    made = read_json(store.path(refs["register"]) / "registration.json")
+    return PipelineOutcome(
+        stages=rows,
+        model_name=made.get("name", model_name),
+        model_version=str(made.get("version", "")),
+        evaluation=str(report),
+        mlflow_url=run.mlflow_url,
+        mlflow_run_id=run.mlflow_run_id,
+        prefect_url=run.tags.get("prefect.flow_run_url", ""),
+        seconds=round(time.monotonic() - run.started, 2),
+    )
+
+
+def report_path(evaluation: Path) -> Path:
+    """Return the page of an evaluation, else its numbers."""
+    page = evaluation / "report.html"
+    return page if page.is_file() else evaluation / "evaluation.json"
+
+
+def _row(book: RunBook, name: str, ref: ArtifactRef) -> StageOutcome:
+    decision = book.history(name)[-1]
+    record = book.read(decision.run_key)
+    return StageOutcome(
+        name=name,
+        run_key=decision.run_key,
+        reused=decision.reused,
+        reason=decision.reason,
+        seconds=0.0 if decision.reused or record is None else record.seconds,
+        gave=record.gave if record else "",
+        artifact=ref.uri,
+        digest=ref.digest,
+        mlflow_run_id=ref.mlflow_run_id,
+    )
+
+
+def _rank(error: Exception) -> int:
+    """Order errors: what the user can mend, then what broke, then what merely stopped or waited in vain."""
+    if isinstance(error, InputError):
+        return 0
+    if isinstance(error, InterruptedRun):
+        return 2
+    return 3 if "UnfinishedRun" in str(error) or "UpstreamTaskError" in str(error) else 1

@@ -1,0 +1,192 @@
+"""The servers behind a run: a real Prefect server, and for `fluxline up` MLflow's too, on 127.0.0.1.
+
+Each has its SQLite file under FLUXLINE_HOME, steps over a busy port, writes to a log file, and ends with us.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from fluxmodel.errors import StageError
+from tasks.home import Home
+from tasks.launch import start_child, stop_group
+
+PREFECT_PORT = 4200
+MLFLOW_PORT = 5000
+READY_SECONDS = 120.0
+_QUIET_SERVER = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+}
+_SHORT_LIVED = {  # a server for one run schedules nothing
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+}
+
+
+class RunningServers(BaseModel):
+    """What `fluxline up` is running, kept in FLUXLINE_HOME."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pid: int
+    prefect_url: str
+    mlflow_url: str
+
+    @property
+    def prefect_api(self) -> str:
+        """Prefect's API address."""
+        return f"{self.prefect_url}/api"
+
+
+class Server:
+    """One server process with its address; started at once, waited for when needed."""
+
+    def __init__(
+        self, name: str, url: str, health: str, command: list[str], home: Home, environment: dict[str, str]
+    ):
+        self.name, self.url, self.health = name, url, url + health
+        self.log = home.logs / f"{name}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        guarded = [sys.executable, "-m", "flows.guard", *command]
+        with self.log.open("ab") as sink, _environment(environment):
+            self.process, self._pipe = start_child(guarded, sink, threads=1)
+
+    def wait(self) -> None:
+        """Return when the server answers.
+
+        Raises:
+            StageError: it ended, or did not answer in time.
+        """
+        deadline = time.monotonic() + READY_SECONDS
+        while not answers(self.health):
+            if self.process.poll() is not None:
+                raise StageError(f"The {self.name} server ended at once; its log is {self.log}.")
+            if time.monotonic() > deadline:
+                raise StageError(
+                    f"The {self.name} server did not answer within {READY_SECONDS:.0f} s; see {self.log}."
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the server and all it started."""
+        stop_group(self.process, grace=10.0)
+        with suppress(OSError):
+            os.close(self._pipe)
+
+
+def start_prefect(home: Home, is_short_lived: bool = True) -> Server:
+    """Start a Prefect server; for `is_short_lived` without the services that only schedules need."""
+    port = free_port(PREFECT_PORT)
+    url = f"http://127.0.0.1:{port}"
+    root = home.root / "prefect"
+    root.mkdir(parents=True, exist_ok=True)
+    environment = {
+        "PREFECT_HOME": str(root),
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{root / 'prefect.db'}",
+        "PREFECT_UI_API_URL": f"{url}/api",
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        **_QUIET_SERVER,
+        **(_SHORT_LIVED if is_short_lived else {}),
+    }
+    app = ["--factory", "prefect.server.api.server:create_app", "--timeout-keep-alive", "5"]
+    where = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
+    command = [sys.executable, "-m", "uvicorn", *app, *where]
+    return Server("prefect", url, "/api/health", command, home, environment)
+
+
+def start_mlflow(home: Home) -> Server:
+    """Start an MLflow server over the SQLite file and the artifact folder of this home."""
+    port = free_port(MLFLOW_PORT)
+    store, artifacts = f"sqlite:///{home.root / 'mlflow.db'}", str(home.root / "mlartifacts")
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", store, "--artifacts-destination", artifacts]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", *where, *stores]
+    return Server("mlflow", f"http://127.0.0.1:{port}", "/health", command, home, environment)
+
+
+def running_servers(home: Home) -> RunningServers | None:
+    """Return what `fluxline up` runs for this home, if it still does."""
+    try:
+        found = RunningServers.model_validate(json.loads(home.servers.read_text()))
+        os.kill(found.pid, 0)
+    except (OSError, ValueError):
+        return None
+    return found if answers(f"{found.prefect_api}/health") else None
+
+
+def use_running(home: Home) -> RunningServers | None:
+    """Point this process at what `fluxline up` runs, where the user named no other servers."""
+    found = running_servers(home)
+    if found is not None:
+        os.environ.setdefault("PREFECT_API_URL", found.prefect_api)
+        os.environ.setdefault("MLFLOW_TRACKING_URI", found.mlflow_url)
+    return found
+
+
+@contextmanager
+def prefect_for_run(home: Home) -> Iterator[Server | None]:
+    """Have a Prefect server for one run: PREFECT_API_URL's, else `fluxline up`'s, else one of its own."""
+    if os.environ.get("PREFECT_API_URL") or use_running(home):
+        yield None
+    else:
+        server = start_prefect(home)
+        os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+        try:
+            yield server
+        finally:
+            server.stop()
+            os.environ.pop("PREFECT_API_URL", None)
+
+
+def free_port(start: int) -> int:
+    """Return the first free port of 127.0.0.1 from `start` up."""
+    for port in range(start, start + 200):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise StageError(f"No port of 127.0.0.1 from {start} to {start + 199} is free; stop some server.")
+
+
+def answers(url: str) -> bool:
+    """Return whether a local address answers with success."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=2) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
+
+
+def write_running(home: Home, servers: RunningServers) -> Path:
+    """Note what is running."""
+    home.servers.write_text(servers.model_dump_json())
+    return home.servers
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,34 @@
+"""The closing table of a run."""
+
+from typing import Any
+
+from tasks.home import Home
+
+
+def print_summary(home: Home, outcome: dict[str, Any]) -> None:
+    """Print what each stage cost and gave, and where to look."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True)
+    table = Table("stage", "", "seconds", "what it gave", box=None, pad_edge=False, header_style="bold")
+    table.columns[2].justify = "right"
+    for stage in outcome["stages"]:
+        state = stage["reason"] if stage["reused"] else "ran"
+        seconds = "-" if stage["reused"] else f"{stage['seconds']:.1f}"
+        table.add_row(stage["name"], state.split(":")[0], seconds, stage["gave"])
+    console.print()
+    console.print(table)
+    reused = [stage for stage in outcome["stages"] if stage["reused"]]
+    if reused:
+        console.print(f"\n{len(reused)} of {len(outcome['stages'])} stages {reused[0]['reason']}.")
+    where = outcome["mlflow_url"] or f"`fluxline up`, then run {outcome['mlflow_run_id']}"
+    name, version = outcome["model_name"], outcome["model_version"]
+    for label, value in (
+        ("total", f"{outcome['seconds']:.1f} s"),
+        ("model", f"{name} version {version}, alias challenger"),
+        ("report", outcome["evaluation"]),
+        ("mlflow", where),
+        ("try", f'fluxline generate "a red circle top left" --model {name}'),
+    ):
+        console.print(f"{label:<7} {value}", markup=False, highlight=False, soft_wrap=True)

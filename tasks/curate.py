@@ -1,0 +1,58 @@
+"""Curate: turn a pile of images into a data set, with a decision for each image and rule."""
+
+from prefect import task
+from pydantic import BaseModel, ConfigDict, Field
+
+from fluxmodel.data.curation_rules import CurationRules
+from tasks.artifacts import ArtifactRef
+from tasks.cards import read_json
+from tasks.progress import board
+from tasks.stage import Stage
+from tasks.stage_run import Outcome, RunContext, StageRun
+
+CURATE = Stage("curate", kind="dataset", modules=("tasks.curate", "fluxmodel.data.curation"))
+
+
+class DataSource(BaseModel):
+    """What `--data` names, and a fingerprint of what is there now."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(description="Canonical specification: procedural:..., or the path of a folder.")
+    fingerprint: str = Field(description="Digest of its content.")
+    is_procedural: bool = Field(
+        description="Whether scenes are drawn, so that the truth about each is known."
+    )
+
+    def semantic(self) -> dict[str, str]:
+        """Return what influences the result: the content, not where it lies."""
+        return {"data": self.data} if self.is_procedural else {"fingerprint": self.fingerprint}
+
+
+def identify_source(data: str) -> DataSource:
+    """Look at what `data` names.
+
+    Raises:
+        InputError: there is no such source.
+    """
+    from fluxmodel.data.sources import open_source
+
+    source = open_source(data)
+    return DataSource(data=source.spec, fingerprint=source.fingerprint(), is_procedural=source.is_procedural)
+
+
+@task(**CURATE.options(), task_run_name="curate")
+def curate(context: RunContext, source: DataSource, rules: CurationRules) -> ArtifactRef:
+    """Keep the images that pass the rules, and split them by duplicate group."""
+    return CURATE.run(context, _curate, source=source, rules=rules)
+
+
+def _curate(run: StageRun, source: DataSource, rules: CurationRules) -> Outcome:
+    final = run.call("fluxmodel.data.curation:curate", data=source.data, rules=rules.model_dump(mode="json"))
+    report = read_json(final / "curation.json")
+    refused = report.get("refused") or []
+    for entry in refused[:20]:
+        board().say(f"curate: refused {entry.get('path')}: {entry.get('reason')} ({entry.get('detail')})")
+    seen, kept = report.get("seen", 0), report.get("kept", 0)
+    gave = f"{kept} of {seen} images kept" + (f", {len(refused)} refused" if refused else "")
+    return Outcome(final, gave, {"seen": float(seen), "kept": float(kept)})

@@ -1,0 +1,26 @@
+"""Encode: turn the curated images into latents, once."""
+
+from prefect import task
+
+from tasks.artifacts import ArtifactRef
+from tasks.cards import numbers, read_json
+from tasks.stage import Stage
+from tasks.stage_run import Outcome, RunContext, StageRun
+
+ENCODE = Stage("encode", kind="latents", modules=("tasks.encode", "fluxmodel.data.latent_cache"))
+
+
+@task(**ENCODE.options(), task_run_name="encode")
+def encode(context: RunContext, dataset: ArtifactRef, autoencoder: ArtifactRef) -> ArtifactRef:
+    """Encode each image of the training split with the autoencoder."""
+    return ENCODE.run(context, _encode, dataset=dataset, autoencoder=autoencoder)
+
+
+def _encode(run: StageRun, dataset: ArtifactRef, autoencoder: ArtifactRef) -> Outcome:
+    final = run.call(
+        "fluxmodel.data.latent_cache:encode_dataset",
+        dataset=str(run.path(dataset)),
+        autoencoder=str(run.path(autoencoder)),
+    )
+    figures = numbers(read_json(final / "config.json"))
+    return Outcome(final, f"{figures.get('num_samples', 0):.0f} images encoded", figures)

@@ -1,0 +1,61 @@
+"""Evaluate: judge the model, with intervals, curves over steps, floors and ceilings."""
+
+from pathlib import Path
+
+from prefect import task
+
+from evaluation.settings import EvaluationSettings
+from tasks.artifacts import ArtifactRef
+from tasks.cards import describe, numbers, read_json
+from tasks.stage import Stage
+from tasks.stage_run import Outcome, RunContext, StageRun
+
+EVALUATE = Stage("evaluate", kind="evaluation", modules=("tasks.evaluate", "evaluation.__main__"))
+
+
+@task(**EVALUATE.options(), task_run_name="evaluate")
+def evaluate(
+    context: RunContext,
+    model: ArtifactRef,
+    dataset: ArtifactRef,
+    dual_encoder: ArtifactRef,
+    settings: EvaluationSettings,
+    detector: ArtifactRef | None = None,
+) -> ArtifactRef:
+    """Draw images from prompts, seen and unseen, and measure them."""
+    inputs = {"model": model, "dataset": dataset, "dual_encoder": dual_encoder, "detector": detector}
+    return EVALUATE.run(context, _evaluate, **inputs, settings=settings)
+
+
+def _evaluate(
+    run: StageRun,
+    model: ArtifactRef,
+    dataset: ArtifactRef,
+    dual_encoder: ArtifactRef,
+    detector: ArtifactRef | None,
+    settings: EvaluationSettings,
+) -> Outcome:
+    evaluators = {"dual_encoder": str(run.path(dual_encoder))}
+    if detector is not None:
+        evaluators["detector"] = str(run.path(detector))
+    job = {
+        "model": str(run.path(model)),
+        "dataset": str(run.path(dataset)),
+        "evaluators": evaluators,
+        "settings": settings.model_dump(mode="json"),
+        "output": str(run.output),
+        "threads": run.threads,
+    }
+    final = run.launch("evaluation", job)
+    metrics = read_evaluation(final)
+    return Outcome(final, describe(metrics), metrics)
+
+
+def read_evaluation(directory: Path) -> dict[str, float]:
+    """Return the numbers of an evaluation, headline metrics first, then the curves as `curve.metric.steps`."""
+    report = read_json(directory / "evaluation.json")
+    found = {entry["name"]: entry.get("value") for entry in report.get("metrics", [])}
+    for curve, rows in report.get("curves", {}).items():
+        for row in rows:
+            found |= {f"{curve}.{name}.{row['steps']}": v for name, v in row.items() if name != "steps"}
+    return numbers(found)

@@ -1,0 +1,78 @@
+"""What MLflow is still owed: a stage's numbers and artifact are logged now, or noted down and logged later."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks import tracking
+from tasks.artifacts import ArtifactStore
+from tasks.home import Home
+from tasks.run_key import RunRecord, StageIdentity
+
+
+class Debt(BaseModel):
+    """All that is needed to log a stage to MLflow at any later time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_key: str
+    pipeline_key: str
+    spool: str
+    state: str
+    identity: StageIdentity
+    tags: dict[str, str]
+    record: RunRecord | None = None
+
+
+def tail(home: Home, debt: Debt, say: Callable[[str], None]) -> tracking.MetricsTail:
+    """Return the sender of the stage's spool, which opens the stage's run when MLflow answers."""
+
+    def open_run() -> str:
+        tags = {"stage": debt.identity.stage, **debt.tags}
+        run_id = tracking.open_run(home, debt.run_key, debt.identity.stage, tags, debt.pipeline_key)
+        tracking.log_run(home, run_id, params={**debt.identity.parameters, "seed": debt.identity.seed})
+        tracking.log_run(home, run_id, tags={f"input.{k}": v for k, v in debt.identity.upstream.items()})
+        return run_id
+
+    return tracking.MetricsTail(home, Path(debt.spool), Path(debt.state), open_run, say)
+
+
+def finish(home: Home, debt: Debt, tail: tracking.MetricsTail, record: RunRecord) -> None:
+    """Log what the finished stage gave and close its run; what MLflow does not take is noted as owed."""
+    if tail.pump() and _log(home, tail.run_id, record):
+        return
+    place = home.root / "owed" / f"{debt.run_key}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(".partial")
+    partial.write_text(debt.model_copy(update={"record": record}).model_dump_json())
+    os.replace(partial, place)
+
+
+def settle(home: Home, say: Callable[[str], None]) -> int:
+    """Log what is still owed from earlier; return how many stages remain owed."""
+    remaining = 0
+    for place in sorted((home.root / "owed").glob("*.json")):
+        debt = Debt.model_validate_json(place.read_text())
+        assert debt.record is not None
+        sender = tail(home, debt, say)
+        if remaining == 0 and sender.pump() and _log(home, sender.run_id, debt.record):
+            place.unlink()
+        else:
+            remaining += 1  # MLflow is away: the others need not try
+    return remaining
+
+
+def _log(home: Home, run_id: str, record: RunRecord) -> bool:
+    try:
+        tracking.log_metrics(home, run_id, {**record.metrics, "stage_seconds": record.seconds})
+        store = ArtifactStore(home)
+        tracking.log_artifact(home, run_id, store.path(record.artifact), record.artifact)
+        tracking.log_run(
+            home, run_id, tags={"mlflow.note.content": f"{record.identity.stage}: {record.gave}"}
+        )
+        tracking.close_run(home, run_id, "FINISHED")
+    except Exception:  # whatever MLflow or the network raises: it stays owed
+        return False
+    return True

@@ -1,0 +1,190 @@
+"""What all stages share: identity, reuse, slots, tracking, storing, and saying what they did.
+
+A stage's task is one line: `STAGE.run(context, work, **inputs)`. The work itself is a function
+`(StageRun, **inputs) -> Outcome` that calls the library in a child process.
+"""
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from fluxmodel.errors import InterruptedRun
+from tasks import owed, tracking
+from tasks.artifacts import ArtifactRef, ArtifactStore
+from tasks.code_digest import code_digests
+from tasks.home import Home
+from tasks.launch import STOP
+from tasks.links import TaskLinks
+from tasks.progress import board
+from tasks.resources import RESOURCES, slots, worth_retrying
+from tasks.run_key import RunBook, RunRecord, StageIdentity
+from tasks.spool import SpoolReader
+from tasks.stage_run import Outcome, RunContext, StageRun
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline.
+
+    Attributes:
+        name: its name; `{part}` is filled in from its inputs.
+        kind: kind of its artifact, filled in likewise.
+        modules: first-party modules whose code, with what it imports, makes the result.
+        fallen: optional further check of a finished run; says in a few words why it no longer stands.
+    """
+
+    name: str
+    kind: str
+    modules: tuple[str, ...]
+    fallen: Callable[[Home, Path], str] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of the stage's Prefect task."""
+        resources = RESOURCES[self.name]
+        return {
+            "name": self.name.split("-")[0],
+            "cache_key_fn": lambda _, parameters: self.cache_key(parameters),
+            "persist_result": True,
+            "result_serializer": "json",
+            "cache_result_in_memory": False,
+            "retries": resources.retries,
+            "retry_delay_seconds": 2,
+            "retry_condition_fn": _is_worth_retrying,
+            "timeout_seconds": resources.timeout_seconds,
+        }
+
+    def identity(self, inputs: dict[str, Any]) -> StageIdentity:
+        """Return what the result depends on: settings, digests of artifacts, seed and code."""
+        given = {name: value for name, value in inputs.items() if value is not None}
+        upstream = {name: value.digest for name, value in given.items() if isinstance(value, ArtifactRef)}
+        parameters = {name: _semantic(value) for name, value in given.items() if name not in upstream}
+        seeds = [p.pop("seed") for p in parameters.values() if isinstance(p, dict) and "seed" in p]
+        return StageIdentity(
+            stage=_filled(self.name, given),
+            parameters=parameters,
+            upstream=upstream,
+            seed=int(seeds[0]) if seeds else 0,
+            code=code_digests(_filled(module, given) for module in self.modules),
+        )
+
+    def cache_key(self, parameters: dict[str, Any]) -> str:
+        """Return the run key, having made sure that a hit may be trusted; notes the decision and its reason."""
+        inputs = dict(parameters)
+        home = Home(Path(inputs.pop("context").home))
+        identity, book = self.identity(inputs), RunBook(home)
+        record = book.read(identity.run_key)
+        if record is None:
+            book.forget(identity.run_key)
+            book.decide(identity, reused=False)
+        elif damage := self._damage(home, record):
+            board().say(f"{identity.stage}: {damage}; it is made again.")
+            ArtifactStore(home).discard(record.artifact)
+            shutil.rmtree(home.work(identity.run_key), ignore_errors=True)
+            book.forget(identity.run_key)
+            book.decide(identity, reused=False, reason=f"re-ran because {damage}")
+        else:
+            board().finish(identity.stage, book.decide(identity, reused=True).reason)
+        return identity.run_key
+
+    def run(self, context: RunContext, work: Callable[..., Outcome], **inputs: Any) -> ArtifactRef:
+        """Do the work once per run key and return its artifact, wherever an earlier attempt left off."""
+        home = Home(Path(context.home)).make()
+        identity, book = self.identity(inputs), RunBook(home)
+        folder = home.work(identity.run_key)
+        (folder / "output").mkdir(parents=True, exist_ok=True)
+        resources = RESOURCES.get(identity.stage, RESOURCES[self.name])
+        threads = _threads(inputs) or resources.cpus
+        with _only_one(folder / "lock"):
+            record = book.read(identity.run_key)
+            if record is None:  # else another command made it, or we died before Prefect heard of it
+                with slots(home.root / "slots", threads * _processes(inputs), resources, STOP.is_set):
+                    record = self._attempt(home, identity, folder, context, threads, work, inputs)
+        return record.artifact
+
+    def _attempt(self, home, identity, folder, context, threads, work, inputs) -> RunRecord:
+        links = TaskLinks(identity.stage)
+        lines = SpoolReader(folder / "output" / "metrics.jsonl").read()
+        earlier, started = (lines[-1].seconds if lines else 0.0), time.monotonic()
+        debt = owed.Debt(
+            run_key=identity.run_key, pipeline_key=context.pipeline_key, spool=str(folder / "output" / "metrics.jsonl"),
+            state=str(folder / "tracking.json"), identity=identity, tags=links.tags(),
+        )  # fmt: skip
+        tail = owed.tail(home, debt, board().say)
+        run = StageRun(home, identity, folder, context, links, threads, mlflow_run=tail.require)
+        run.progress(0, 0, "starting" if earlier == 0 else "going on")
+        try:
+            with tail:
+                outcome = work(run, **inputs)
+        except BaseException as error:
+            is_stop = isinstance(error, InterruptedRun)
+            board().finish(identity.stage, "stopped" if is_stop else "failed")
+            tail.close("KILLED" if is_stop else "FAILED")
+            raise
+        artifact = ArtifactStore(home).put(outcome.directory, _filled(self.kind, inputs), tail.run_id)
+        record = RunRecord(
+            run_key=identity.run_key, identity=identity, artifact=artifact, gave=outcome.gave,
+            seconds=round(earlier + time.monotonic() - started, 2), metrics=outcome.metrics, finished=time.time(),
+        )  # fmt: skip
+        owed.finish(home, debt, tail, record)
+        RunBook(home).write(record)
+        _tidy(folder)
+        links.show_result(record, tracking.run_url(home, tail.run_id) if not tail.is_away else "")
+        board().finish(identity.stage, f"{record.seconds:.1f} s, {record.gave}")
+        return record
+
+    def _damage(self, home: Home, record: RunRecord) -> str:
+        store = ArtifactStore(home)
+        if problems := store.problems(record.artifact):
+            return f"its artifact {record.artifact.digest[:12]} is damaged ({problems[0]})"
+        return self.fallen(home, store.path(record.artifact)) if self.fallen else ""
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Hold the lock of a run key: two commands at once do a stage once."""
+    with path.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if STOP.wait(0.5):
+                    raise InterruptedRun("Stopped while another command was doing the same stage.") from None
+        yield
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a finished run no longer needs; its log and spool stay."""
+    for place in folder.glob("**/output"):
+        for name in ("checkpoints", "final"):
+            shutil.rmtree(place / name, ignore_errors=True)
+
+
+def _filled(name: str, inputs: dict[str, Any]) -> str:
+    return name.format(**{key: value for key, value in inputs.items() if isinstance(value, str)})
+
+
+def _semantic(value: Any) -> Any:
+    if hasattr(value, "semantic"):
+        return value.semantic()
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _threads(inputs: dict[str, Any]) -> int:
+    return max((getattr(value, "threads", None) or 0 for value in inputs.values()), default=0)
+
+
+def _processes(inputs: dict[str, Any]) -> int:
+    names = ("world_size", "workers")
+    return max(getattr(value, name, None) or 1 for value in inputs.values() for name in names)
+
+
+def _is_worth_retrying(_task: Any, _task_run: Any, state: Any) -> bool:
+    return isinstance(state.data, BaseException) and worth_retrying(state.data) and not STOP.is_set()

@@ -1,0 +1,105 @@
+"""One attempt at a stage: where it works, how it starts a child, what it gives back."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.artifacts import ArtifactRef, ArtifactStore
+from tasks.home import Home
+from tasks.launch import run_child
+from tasks.links import TaskLinks
+from tasks.progress import board
+from tasks.run_key import StageIdentity
+
+PROGRESS_SECONDS = 5.0
+
+
+class RunContext(BaseModel):
+    """Which pipeline run a stage belongs to; it never influences a result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: str = Field(description="FLUXLINE_HOME of the run.")
+    pipeline_key: str = Field(default="", description="Tag `run_key` of the parent MLflow run.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage's work came to.
+
+    Attributes:
+        directory: becomes the artifact.
+        gave: one line for people.
+        metrics: final numbers, logged to MLflow.
+    """
+
+    directory: Path
+    gave: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class StageRun:
+    """What a stage's work may use: its folders, its child processes, its place to report.
+
+    Attributes:
+        home: the state of the project.
+        identity: what the result depends on.
+        work: scratch folder of the run key.
+        context: the pipeline run it belongs to.
+        links: what it shows in Prefect.
+        threads: compute threads of each child.
+        mlflow_run: returns the id of the stage's MLflow run; raises what MLflow raises.
+    """
+
+    home: Home
+    identity: StageIdentity
+    work: Path
+    context: RunContext
+    links: TaskLinks
+    threads: int
+    mlflow_run: Callable[[], str]
+    _shown: float = 0.0
+
+    @property
+    def output(self) -> Path:
+        """Folder of the child's spool, checkpoints and result; it survives a crash."""
+        return self.work / "output"
+
+    def path(self, ref: ArtifactRef) -> Path:
+        """Return a local directory of an input."""
+        return ArtifactStore(self.home).path(ref)
+
+    def launch(self, module: str, job: dict[str, Any], world_size: int = 1) -> Path:
+        """Run `python -m module job.json` to its end; return the directory it left."""
+        return run_child(
+            module, job, self.work, threads=self.threads, world_size=world_size, progress=self.progress
+        )
+
+    def call(self, function: str, place: str = "", **arguments: Any) -> Path:
+        """Run the library function `module:name` in a child; return the directory it filled.
+
+        Args:
+            function: what to call; its argument `output` is the directory to fill.
+            place: sub-folder of `work` to use, where the stage has a training child as well.
+            arguments: its other arguments, JSON only.
+        """
+        work = self.work / place
+        final = work / "output" / "final"
+        shutil.rmtree(final, ignore_errors=True)  # such a call starts over
+        final.mkdir(parents=True)
+        arguments = {**arguments, "output": str(final)}
+        job = {"function": function, "arguments": arguments, "output": str(work / "output")}
+        return run_child("tasks.call", job, work, threads=self.threads, progress=self.progress)
+
+    def progress(self, done: int, total: int, message: str = "") -> None:
+        """Show how far the work is: on the terminal at once, in Prefect every few seconds."""
+        board().update(self.identity.stage, done, total, message)
+        if time.monotonic() - self._shown > PROGRESS_SECONDS:
+            self._shown = time.monotonic()
+            self.links.show_progress(done, total)
