@@ -26,9 +26,9 @@ _MAX_KEPT, _MAX_PER_REASON = 32, 8
 
 @dataclass(frozen=True)
 class Picture:
-    """One thumbnail (PNG bytes, None where nothing could be decoded) with its two lines of text."""
+    """One thumbnail as PNG bytes with its two lines of text."""
 
-    image: bytes | None
+    image: bytes
     title: str
     text: str
 
@@ -44,11 +44,12 @@ class Gallery:
         self._found: dict[int, Picture] = {}
 
     def note_dropped(self, image: CheckedImage, failure: Decision) -> None:
-        """Keep a thumbnail of a refused image, if its reason has room."""
-        reason = failure.reason or Reason.UNREADABLE
-        pictures = self.dropped.setdefault(reason, [])
+        """Keep a thumbnail of a refused image that could be decoded, if its reason has room."""
+        if image.sample is None or image.thumbnail is None:
+            return
+        pictures = self.dropped.setdefault(failure.reason or Reason.UNREADABLE, [])
         if len(pictures) < _MAX_PER_REASON:
-            encoded = _thumbnail(image.sample.image) if image.sample and image.thumbnail is not None else None
+            encoded = _thumbnail(image.sample.image)
             pictures.append(Picture(encoded, image.path or image.id, failure.detail or ""))
 
     def note_duplicate(self, index: int, survivor: int, failure: Decision) -> None:
@@ -165,14 +166,11 @@ def _section(title: str, figures: str, lead: str = "") -> str:
 
 
 def _figure(picture: Picture, label: str = "") -> str:
-    if picture.image is None:
-        shown = '<div class="none">no picture</div>'
-    else:
-        data = base64.b64encode(picture.image).decode()
-        shown = f'<img alt="" src="data:image/png;base64,{data}">'
+    data = base64.b64encode(picture.image).decode()
+    shown = f'<img alt="" src="data:image/png;base64,{data}">'
     title, text = html.escape(picture.title), html.escape(picture.text)
     label = f"<em>{label}</em> " if label else ""
-    return f'<figure>{shown}<figcaption>{label}<b title="{title}">{title}</b><br>{text}</figcaption></figure>'
+    return f'<figure>{shown}<figcaption>{label}<b title="{title}">{title}</b>{text}</figcaption></figure>'
 
 
 def _table(title: str, head: tuple[str, ...], rows: list[tuple]) -> str:
@@ -194,9 +192,10 @@ td,th{padding:4px 12px 4px 0;vertical-align:top}.n{text-align:right;font-variant
 .bar .dropped{background:#d9603b}.bar .train{background:#2f7d5b}.bar .test{background:#3f6fc4}
 .list td,.list th{border-top:1px solid #e4e8ee;overflow-wrap:anywhere}
 .grid{display:flex;flex-wrap:wrap;gap:16px}figure{margin:0;width:118px;font-size:12px;line-height:1.35}
-figure img,.none{width:96px;height:96px;object-fit:contain;image-rendering:pixelated;background:#eef1f5;
-border:1px solid #d8dee7;border-radius:4px}.none{display:grid;place-items:center;color:#6b7588}
-figcaption{overflow-wrap:anywhere}figcaption b{font-weight:600}figcaption em{color:#6b7588}
+figure img{width:96px;height:96px;object-fit:contain;image-rendering:pixelated;background:#eef1f5;
+border:1px solid #d8dee7;border-radius:4px}
+figcaption{overflow-wrap:anywhere}figcaption b{font-weight:600;display:-webkit-box;overflow:hidden;
+-webkit-line-clamp:2;-webkit-box-orient:vertical}figcaption em{color:#6b7588}
 .pair{display:flex;gap:4px;padding:8px;border:1px solid #e4e8ee;border-radius:6px}
 """
 _PAGE = """<!doctype html>

@@ -54,7 +54,7 @@ def _triangle(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
 
 
 def _cross(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
-    return np.minimum(_box(x, y, r, 0.32 * r), _box(x, y, 0.32 * r, r))
+    return np.minimum(_box(x, y, r, 0.28 * r), _box(x, y, 0.28 * r, r))
 
 
 def _moon(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ _SHAPES, _COLORS = tuple(SHAPES), tuple(PALETTE)
 LEVELS: dict[str, Level] = {
     "demo": Level("demo", 2, _SHAPES[:6], _COLORS[:6], {"large": 6.0}, 0.8),
     "lite": Level("lite", 2, _SHAPES, _COLORS, {"small": 4.0, "large": 6.2}, 0.8),
-    "full": Level("full", 3, _SHAPES, _COLORS, {"small": 3.2, "large": 4.7}, 0.5),
+    "full": Level("full", 3, _SHAPES, _COLORS, {"small": 3.5, "large": 5.0}, 0.4),
 }
 
 

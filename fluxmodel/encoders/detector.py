@@ -63,9 +63,10 @@ class SceneDetector(nn.Module):
         width = config.width
         self.trunk = nn.Sequential(
             nn.PixelUnshuffle(2),
-            nn.Conv2d(12, width, 3, padding=1),
+            nn.Conv2d(12, width // 2, 3, padding=1),
+            ResidualBlock(width // 2),
             nn.SiLU(),
-            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
             *(ResidualBlock(width) for _ in range(config.num_blocks)),
             nn.SiLU(),
         )

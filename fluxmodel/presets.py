@@ -1,0 +1,155 @@
+"""Named sizes: every number a whole run needs, by name. Imports no torch.
+
+| preset | what it is for | cost on two CPU cores |
+|---|---|---|
+| smoke | the whole chain in a few seconds of training, for tests; quality is not asserted | well under a minute |
+| demo | scenes of the richest level, learned well enough to follow prompts to the eye | minutes |
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fluxmodel.training.job import OptimizerSettings, Precision, TrainingJob
+
+
+class TrainingTemplate(BaseModel):
+    """A training job without its places: what `job` fills in is data, inputs, output, seed and precision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["autoencoder", "detector", "dual_encoder", "flow"] = Field(description="Which network is trained.")
+    model: dict[str, Any] = Field(default_factory=dict, description="Fields of the network's configuration.")
+    objective: dict[str, Any] = Field(default_factory=dict, description="Fields of the objective's settings.")
+    optimizer: OptimizerSettings = OptimizerSettings()
+    steps: int = Field(gt=0, description="Optimizer steps.")
+    batch_size: int = Field(gt=0, description="Samples a step.")
+    ema_decay: float = Field(default=0.995, ge=0, lt=1, description="Decay of the averaged weights.")
+    world_size: int = Field(default=1, gt=0, description="Processes that share each batch.")
+    checkpoint_every: int = Field(default=100, gt=0, description="Steps between checkpoints.")
+
+    def job(
+        self, data: str, output: str, inputs: dict[str, str] | None = None, seed: int = 0, precision: Precision = "auto"
+    ) -> TrainingJob:
+        """Return the job at its places."""
+        return TrainingJob(
+            **self.model_dump(), data=data, output=output, inputs=inputs or {}, seed=seed, precision=precision
+        )
+
+
+class Preset(BaseModel):
+    """A whole run by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="Its name.")
+    description: str = Field(description="What it is for and what it costs.")
+    data: str = Field(description="The data it runs on unless told otherwise.")
+    rules: dict[str, Any] = Field(default_factory=dict, description="Fields of the curation rules.")
+    autoencoder: TrainingTemplate
+    detector: TrainingTemplate
+    dual_encoder: TrainingTemplate
+    flow: TrainingTemplate
+    num_steps: int = Field(default=8, gt=0, description="Default Euler steps of the registered model.")
+    guidance: float = Field(default=2.0, ge=1, description="Default guidance of the registered model.")
+    evaluation: dict[str, Any] = Field(default_factory=dict, description="Fields of the evaluation settings.")
+
+
+def _mmdit(hidden_size: int, num_heads: int, depth: int, depth_single_blocks: int) -> dict[str, Any]:
+    """Return an MM-DiT over packed 8-channel latents and 64-wide words, head dimension 32."""
+    return {
+        "in_channels": 32,
+        "out_channels": 32,
+        "vec_in_dim": 64,
+        "context_in_dim": 64,
+        "hidden_size": hidden_size,
+        "num_heads": num_heads,
+        "depth": depth,
+        "depth_single_blocks": depth_single_blocks,
+        "axes_dim": (8, 12, 12),
+        "guidance_embed": False,
+    }
+
+
+DEMO = Preset(
+    name="demo",
+    description="Two shapes in nine places, eight shapes, eight colours, two sizes: the whole chain in minutes.",
+    data="procedural:shapes?level=full&n=20000&seed=0",
+    autoencoder=TrainingTemplate(
+        kind="autoencoder",
+        model={"width": 64, "num_blocks": 2},
+        optimizer=OptimizerSettings(learning_rate=3e-3, warmup_steps=50, decay_fraction=0.5),
+        steps=3200,
+        batch_size=32,
+        ema_decay=0.99,
+        checkpoint_every=400,
+    ),
+    detector=TrainingTemplate(
+        kind="detector",
+        optimizer=OptimizerSettings(learning_rate=5e-3, clip_norm=10.0),
+        steps=600,
+        batch_size=64,
+        ema_decay=0.98,
+    ),
+    dual_encoder=TrainingTemplate(
+        kind="dual_encoder",
+        optimizer=OptimizerSettings(learning_rate=1e-3),
+        steps=300,
+        batch_size=128,
+        ema_decay=0.98,
+    ),
+    flow=TrainingTemplate(
+        kind="flow",
+        model=_mmdit(128, 4, 1, 3),
+        optimizer=OptimizerSettings(learning_rate=3e-3, muon_learning_rate=0.02),
+        steps=2400,
+        batch_size=64,
+        world_size=2,
+        checkpoint_every=200,
+    ),
+    evaluation={"num_images": 1000, "num_held_out": 500, "steps": (1, 2, 4, 8), "guidance": 2.0},
+)
+
+SMOKE = Preset(
+    name="smoke",
+    description="The whole chain in a few seconds of training; quality is not asserted.",
+    data="procedural:shapes?level=demo&n=400&seed=0",
+    autoencoder=TrainingTemplate(
+        kind="autoencoder",
+        model={"width": 32, "num_blocks": 1},
+        objective={"num_images": 400, "num_validation": 64},
+        steps=30,
+        batch_size=16,
+        checkpoint_every=10,
+    ),
+    detector=TrainingTemplate(
+        kind="detector",
+        model={"width": 32, "num_blocks": 1},
+        objective={"num_images": 400, "num_validation": 64},
+        steps=20,
+        batch_size=32,
+        checkpoint_every=10,
+    ),
+    dual_encoder=TrainingTemplate(
+        kind="dual_encoder",
+        model={"image_width": 32, "text_width": 32, "image_layers": 1, "text_layers": 1, "projection_dim": 32},
+        objective={"num_images": 400, "num_validation": 64},
+        steps=10,
+        batch_size=32,
+        checkpoint_every=5,
+    ),
+    flow=TrainingTemplate(
+        kind="flow",
+        model=_mmdit(64, 2, 1, 1),
+        optimizer=OptimizerSettings(learning_rate=3e-3, muon_learning_rate=0.02),
+        steps=40,
+        batch_size=32,
+        checkpoint_every=10,
+    ),
+    num_steps=2,
+    evaluation={"num_images": 64, "num_held_out": 32, "steps": (1, 2), "guidance": 2.0},
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, SMOKE)}
