@@ -36,8 +36,9 @@ help: ## list these targets
 demo: .venv ## train, judge and register a text-to-image model on drawn scenes
 	@$(BIN)/fluxline run --preset demo $(ARGS)
 
+# Two workers, a file to one of them: 14 s against 25 on two shared cores. The slow tests start servers and run alone.
 test: .venv ## run the tests that take seconds
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: .venv ## run the tests that take minutes: real flows, real servers, kill and resume
 	@$(BIN)/python -m pytest -m slow $(ARGS)
