@@ -28,7 +28,7 @@ NOT_PICTURES = (
 
 def main() -> int:
     """Write the folder; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="OUT", help="where to write; must be new or empty")
     parser.add_argument("--size", type=int, default=64, help="side of the pictures in pixels (default 64)")
     parser.add_argument("--limit", type=int, default=None, help="draw only the first N emoji")

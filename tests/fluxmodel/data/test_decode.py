@@ -69,6 +69,7 @@ def deep_png(color_type: int, *channels: int) -> bytes:
         pytest.param(PNG, PICTURE, 0, id="RGB"),
         pytest.param(encoded(PICTURE, "WEBP", lossless=True), PICTURE, 0, id="lossless WebP"),
         pytest.param(encoded(RAMP.astype(np.uint16)), grey(RAMP / 257), 1, id="16-bit PNG"),
+        pytest.param(encoded(RAMP.astype(np.uint16), "PPM"), grey(RAMP / 257), 1, id="16-bit PGM"),
         pytest.param(encoded(RAMP.astype(np.uint16), "TIFF"), grey(RAMP / 257), 1, id="16-bit TIFF"),
         pytest.param(
             encoded((RAMP / 65535).astype(np.float32), "TIFF"), grey(RAMP / 257), 1, id="float 0..1"

@@ -17,6 +17,11 @@ hashes_near_each_other = st.lists(
 ).map(lambda items: np.array([base ^ sum({1 << bit for bit in bits}) for base, bits in items], np.uint64))
 
 
+def test_each_pair_comes_once():
+    hashes = np.array([0, 0, 1, 3, 1 << 63], np.uint64)
+    assert sum(len(left) for left, _ in pairs_within(hashes, 4)) == 10
+
+
 def found_pairs(hashes: np.ndarray, distance: int) -> set[tuple[int, int]]:
     return {
         (min(pair), max(pair))
