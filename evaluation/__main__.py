@@ -32,6 +32,12 @@ class Spool:
         self._started = time.perf_counter()
         self._done, self._total = 0, 1
 
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
     def progress(self, done: int, total: int, message: str) -> None:
         """Tell how many images are drawn."""
         self._done, self._total = done, total
@@ -85,16 +91,9 @@ def run(job: EvaluationJob) -> Path:
     job.output.mkdir(parents=True, exist_ok=True)
     final, partial = job.output / "final", job.output / "partial"
     shutil.rmtree(partial, ignore_errors=True)
-    spool = Spool(job.output / "metrics.jsonl")
-    evaluate(
-        job.model,
-        job.dataset,
-        job.evaluators,
-        job.settings,
-        partial,
-        progress=spool.progress,
-        on_point=spool.point,
-    )
+    with Spool(job.output / "metrics.jsonl") as spool:
+        told = {"progress": spool.progress, "on_point": spool.point}
+        evaluate(job.model, job.dataset, job.evaluators, job.settings, partial, **told)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     return final

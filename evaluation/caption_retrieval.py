@@ -4,6 +4,8 @@ Works on any data, so it is the headline where no scene judge exists. The other 
 as texts, and a tie counts as not found.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,23 +13,28 @@ from torch import Tensor
 from .features import unit_range
 
 
-def retrieval_hits(
-    dual_encoder: object, images: Tensor, captions: list[str], num_candidates: int = 32, seed: int = 0
-) -> np.ndarray:
-    """Whether each uint8 image [n, 3, H, W] finds its caption among `num_candidates`, bool [n]."""
-    texts = sorted(set(captions))
-    if len(texts) < 2:
-        return np.zeros(0, bool)
-    with torch.inference_mode():
-        image = torch.cat([dual_encoder.image_embeddings(unit_range(part)) for part in images.split(250)])
-        text = torch.cat(
-            [dual_encoder.text_embeddings(texts[i : i + 250]) for i in range(0, len(texts), 250)]
-        )
-    similarity = (image @ text.T).cpu().numpy()
-    own = _index(texts, captions)
-    others = draw_others(own, len(texts), min(num_candidates, len(texts)) - 1, seed)
-    rows = np.arange(len(captions))
-    return similarity[rows, own] > similarity[rows[:, None], others].max(1)
+class CaptionChoice:
+    """The captions each image has to choose among; embedded once, used for every point of a curve."""
+
+    def __init__(self, dual_encoder: Any, captions: list[str], num_candidates: int = 32, seed: int = 0):
+        self.dual_encoder = dual_encoder
+        texts = sorted(set(captions))
+        number = {text: index for index, text in enumerate(texts)}
+        self.own = np.array([number[caption] for caption in captions])
+        self.others = draw_others(self.own, len(texts), min(num_candidates, len(texts)) - 1, seed)
+        with torch.inference_mode():
+            batches = [texts[start : start + 250] for start in range(0, len(texts), 250)]
+            self.text = torch.cat([dual_encoder.text_embeddings(batch) for batch in batches])
+
+    @torch.inference_mode()
+    def hits(self, images: Tensor) -> np.ndarray:
+        """Whether each uint8 image [n, 3, H, W] finds its own caption, bool [n]; empty where there is no choice."""
+        if len(self.text) < 2:
+            return np.zeros(0, bool)
+        embeddings = [self.dual_encoder.image_embeddings(unit_range(batch)) for batch in images.split(250)]
+        similarity = (torch.cat(embeddings) @ self.text.T).cpu().numpy()
+        rows = np.arange(len(self.own))
+        return similarity[rows, self.own] > similarity[rows[:, None], self.others].max(1)
 
 
 def chance(captions: list[str], num_candidates: int = 32) -> float:
@@ -41,8 +48,3 @@ def draw_others(own: np.ndarray, num_texts: int, num_others: int, seed: int) -> 
     keys = generator.random((len(own), num_texts))
     keys[np.arange(len(own)), own] = np.inf
     return np.argpartition(keys, num_others - 1, axis=1)[:, :num_others]
-
-
-def _index(texts: list[str], captions: list[str]) -> np.ndarray:
-    number = {text: index for index, text in enumerate(texts)}
-    return np.array([number[caption] for caption in captions])

@@ -29,7 +29,7 @@ from .instruments import Instruments, Measured, agreement, card_of
 from .prompts import Benchmark, PromptSet, build_benchmark, noise_seed
 from .sampler import Sampler
 from .settings import EvaluationSettings
-from .statistics import clustered_bootstrap
+from .statistics import mean_share
 
 Progress = Callable[[int, int, str], None]
 _DIRECTION = {
@@ -99,7 +99,7 @@ def evaluate(
     document = {
         "identity": shared.model_dump(),
         "headline": {"curve": headline.curve, "steps": headline.steps, "guidance": headline.guidance,
-                     "calls": headline.calls, "chosen_by": f"best {chosen_by} of {len(points)} points"},
+                     "calls": headline.calls, "chosen_by": f"the best of {len(points)} points by {chosen_by}"},
         "metrics": [each.model_dump() for each in _metrics(points, headline, held_out, instruments)],
         "curves": {name: [point.row() for point in points if point.curve == name] for name in CURVES},
         "groups": group_rows(headline.measured, held_out.get("held_out"), settings.seed),
@@ -234,8 +234,8 @@ def _agreement(instruments: Instruments, measured: Measured, identity: dict[str,
         return []
     prompts, seed = measured.asked.prompts, instruments.settings.seed
     found = {
-        "detector_attr_acc": clustered_bootstrap(other.accuracy, prompts, seed),
-        "detector_agreement": clustered_bootstrap(agreement(measured.verdicts, other), prompts, seed),
+        "detector_attr_acc": mean_share(other.accuracy, prompts, seed),
+        "detector_agreement": mean_share(agreement(measured.verdicts, other), prompts, seed),
     }
     return [
         Measurement(name=name, value=each.value, ci_low=each.ci_low, ci_high=each.ci_high, n=each.n,

@@ -10,7 +10,7 @@ from fluxmodel.data.procedural import LEVELS
 
 from .curves import as_dict
 from .instruments import Measured
-from .statistics import clustered_bootstrap, proportion
+from .statistics import mean_share, proportion
 from .verdicts import ATTRIBUTES
 
 
@@ -41,7 +41,7 @@ def _both(name: str, measured: Measured, chosen: np.ndarray, seed: int) -> dict[
     prompts = [prompt for prompt, kept in zip(measured.asked.prompts, chosen, strict=True) if kept]
     return {
         "group": name,
-        "attr_acc": as_dict(clustered_bootstrap(verdicts.accuracy[chosen], prompts, seed)),
+        "attr_acc": as_dict(mean_share(verdicts.accuracy[chosen], prompts, seed)),
         "all_correct": as_dict(proportion(verdicts.all_correct[chosen], prompts, seed)),
     }
 
@@ -55,7 +55,7 @@ def _by_attribute(measured: Measured, seed: int) -> list[dict[str, Any]]:
         if chosen.any():
             share = verdicts.right[name][chosen] / verdicts.asked[name][chosen]
             prompts = [prompt for prompt, kept in zip(measured.asked.prompts, chosen, strict=True) if kept]
-            rows.append({"group": name, "attr_acc": as_dict(clustered_bootstrap(share, prompts, seed))})
+            rows.append({"group": name, "attr_acc": as_dict(mean_share(share, prompts, seed))})
     return rows
 
 
@@ -71,6 +71,6 @@ def _by_name(measured: Measured, attribute: str, seed: int) -> list[dict[str, An
         images, cells = np.nonzero(asked == number)
         if len(images):
             prompts = [measured.asked.prompts[image] for image in images]
-            interval = clustered_bootstrap(right[images, cells].astype(float), prompts, seed)
+            interval = mean_share(right[images, cells].astype(float), prompts, seed)
             rows.append({"group": name, "attr_acc": as_dict(interval)})
     return rows

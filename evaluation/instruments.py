@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .caption_retrieval import chance, retrieval_hits
+from .caption_retrieval import CaptionChoice, chance
 from .clip_score import admission, clip_scores
 from .features import FeatureExtractor, detector_extractor, dual_encoder_extractor, unit_range
 from .frechet import ReferenceFeatures
@@ -20,7 +20,7 @@ from .kid import kernel_distance
 from .prompts import Benchmark, PromptSet
 from .scene_judge import EMPTY, SceneJudge, SceneReading
 from .settings import EvaluationSettings
-from .statistics import Interval, clustered_bootstrap, proportion
+from .statistics import Interval, clustered_bootstrap, mean_share, proportion
 from .verdicts import Verdicts, compare
 
 
@@ -46,9 +46,9 @@ class Measured:
         found: dict[str, Interval] = {}
         prompts = self.asked.prompts
         if self.verdicts is not None:
-            found["attr_acc"] = clustered_bootstrap(self.verdicts.accuracy, prompts, self.seed)
+            found["attr_acc"] = mean_share(self.verdicts.accuracy, prompts, self.seed)
             found["all_correct"] = proportion(self.verdicts.all_correct, prompts, self.seed)
-            found["undecided"] = clustered_bootstrap(self.verdicts.undecided_share, prompts, self.seed)
+            found["undecided"] = mean_share(self.verdicts.undecided_share, prompts, self.seed)
             found["extra_objects"] = proportion(self.verdicts.num_extra > 0, prompts, self.seed)
         if self.hits is not None and len(self.hits):
             found["retrieval"] = proportion(self.hits, prompts, self.seed)
@@ -72,6 +72,7 @@ class Instruments:
     def __init__(self, evaluators: dict[str, Path], benchmark: Benchmark, settings: EvaluationSettings):
         self.settings = settings
         self.skipped: dict[str, str] = {}
+        self._choices: dict[str, CaptionChoice] = {}
         self.dual_encoder = self._load_dual_encoder(evaluators.get("dual_encoder"))
         self.extractor, self.detector = self._load_extractor(evaluators)
         self.judge = SceneJudge(benchmark.level) if benchmark.level else None
@@ -105,8 +106,7 @@ class Instruments:
         features = self.extractor(images) if distances else None
         clip = hits = reading = verdicts = None
         if self.dual_encoder is not None:
-            candidates = self.settings.num_candidates
-            hits = retrieval_hits(self.dual_encoder, images, asked.prompts, candidates, self.settings.seed)
+            hits = self._choice(asked).hits(images)
             if "clip" not in self.skipped:
                 clip = clip_scores(self.dual_encoder, images, asked.prompts).numpy().astype(np.float64)
         if self.judge is not None and asked.asked is not None:
@@ -123,6 +123,15 @@ class Instruments:
             hits=hits,
             seed=self.settings.seed,
         )
+
+    def _choice(self, asked: PromptSet) -> CaptionChoice:
+        """The candidates of a prompt set; kept, because every point of a curve asks for the same."""
+        if asked.identity not in self._choices:
+            settings = self.settings
+            self._choices[asked.identity] = CaptionChoice(
+                self.dual_encoder, asked.prompts, settings.num_candidates, settings.seed
+            )
+        return self._choices[asked.identity]
 
     def chance(self, asked: PromptSet) -> float:
         """Share of captions found by guessing."""

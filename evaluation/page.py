@@ -20,9 +20,8 @@ p{margin:.4rem 0 1rem;max-width:44rem}
 .note{color:var(--soft);font-size:.9rem}
 .eyebrow{color:var(--blue);font-weight:650;font-size:.85rem;
 letter-spacing:.06em;text-transform:uppercase;margin:0 0 .6rem}
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(13rem,1fr));gap:1px;background:var(--line);
-border:1px solid var(--line);border-radius:.6rem;overflow:hidden;margin:1.2rem 0}
-.figure{background:var(--paper);padding:1.1rem 1.2rem 1rem}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(14.5rem,1fr));gap:1px;margin:1.6rem 0;padding:1px}
+.figure{box-shadow:0 0 0 1px var(--line);padding:1.1rem 1.2rem 1rem}
 .figure b{display:block;font-size:2rem;line-height:1.15;letter-spacing:-.02em;font-weight:680;
 font-variant-numeric:tabular-nums}
 .figure span{display:block;font-weight:600;margin-bottom:.35rem}
@@ -44,8 +43,8 @@ th{font-weight:600;color:var(--soft);font-size:.82rem;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 td.wide{white-space:normal;min-width:14rem;text-align:left}
 tr.best td{background:#eef5f7}
-.ci{color:var(--faint);font-size:.8rem;margin-left:.35em}
-.strip{display:grid;gap:.45rem;margin:.4rem 0 1.2rem;min-width:34rem}
+.ci{color:var(--faint);font-size:.78rem;display:block;line-height:1.2}
+.strip{display:grid;gap:.45rem;margin:.4rem 0 1.2rem;min-width:34rem;padding:1px}
 .strip span{font-size:.78rem;color:var(--soft);text-align:center}
 .bars{display:grid;grid-template-columns:max-content minmax(6rem,1fr) max-content;gap:.45rem .9rem;align-items:center;
 font-size:.9rem;max-width:44rem;font-variant-numeric:tabular-nums}

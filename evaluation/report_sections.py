@@ -18,16 +18,18 @@ _SHARES = (
     "detector_attr_acc",
     "detector_agreement",
 )
+# Distances below this are rounding.
+_TINY = 1e-9
 _HEADLINE = (
     ("attr_acc", "Attributes right"),
     ("all_correct", "Images all correct"),
-    ("held_out/attr_acc", "Held-out: attributes right"),
-    ("held_out/all_correct", "Held-out: all correct"),
+    ("held_out/attr_acc", "Held-out attributes"),
+    ("held_out/all_correct", "Held-out all correct"),
     ("undecided", "Judge undecided"),
     ("retrieval", "Own caption found"),
     ("fd", "Frechet distance"),
     ("clip", "CLIP score"),
-    ("detector_agreement", "Detector agrees with judge"),
+    ("detector_agreement", "Detector agrees"),
     ("latency_ms", "One image"),
 )
 
@@ -297,7 +299,9 @@ def _number(name: str, value: float | None) -> str:
         return f"{value:.1%}"
     if name == "latency_ms":
         return f"{value:.0f} ms"
-    return f"{value:.1f}" if name == "clip" else f"{value:.4f}" if name == "kid" else f"{value:.2f}"
+    if name == "clip":
+        return f"{value:.1f}"
+    return "0" if abs(value) < _TINY else f"{value:#.3g}".replace("e-0", "e-").rstrip(".")
 
 
 def _cell(name: str, value: float | None, interval: Sequence[float | None] | None) -> str:
@@ -305,7 +309,7 @@ def _cell(name: str, value: float | None, interval: Sequence[float | None] | Non
     if value is None or not interval or interval[0] is None or interval[1] is None:
         return text
     low, high = (_number(name, end).removesuffix("%") for end in interval)
-    return f'{text}<span class="ci">{low}–{high}</span>'
+    return f'{text}<span class="ci">{low} to {high}</span>'
 
 
 def _interval_cell(name: str, found: Mapping[str, Any] | None) -> str:

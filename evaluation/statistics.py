@@ -8,6 +8,7 @@ that its "95 %" interval misses the point itself; leaving out one block of 25 at
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,22 +45,34 @@ def wilson(num_right: int, n: int) -> Interval:
 def clustered_bootstrap(
     values: Sequence[float] | np.ndarray, clusters: Sequence[str], seed: int = 0, num_draws: int = 2000
 ) -> Interval:
-    """Mean of `values` with a percentile interval from drawing whole clusters (prompts) with replacement.
-
-    Where every value is the same the resampling has nothing to vary; the interval is then that value.
-    """
+    """Mean of `values` with a percentile interval from drawing whole clusters (prompts) with replacement."""
     values = np.asarray(values, dtype=np.float64)
     method = f"bootstrap by prompt, {num_draws} draws, 95 %"
     if values.size == 0:
         return Interval(math.nan, math.nan, math.nan, 0, method)
     _, index = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     sums, counts = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
-    num_clusters = len(counts)
-    generator = np.random.default_rng(np.random.SeedSequence([seed, num_clusters]))
-    weights = generator.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=num_draws)
+    weights = _draw_weights(seed, len(counts), num_draws)
     means = (weights @ sums) / (weights @ counts)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high), int(values.size), method)
+
+
+@lru_cache(maxsize=4)
+def _draw_weights(seed: int, num_clusters: int, num_draws: int) -> np.ndarray:
+    """How often each cluster is drawn, [draws, clusters]; the same for every metric, so draws are paired too."""
+    generator = np.random.default_rng(np.random.SeedSequence([seed, num_clusters]))
+    drawn = generator.integers(num_clusters, size=(num_draws, num_clusters))
+    drawn += num_clusters * np.arange(num_draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=num_draws * num_clusters).reshape(num_draws, -1).astype(float)
+
+
+def mean_share(shares: Sequence[float] | np.ndarray, clusters: Sequence[str], seed: int = 0) -> Interval:
+    """Mean of values in [0, 1]; where all are 0 or all are 1 nothing can be resampled, and Wilson's bound stands."""
+    shares = np.asarray(shares, dtype=np.float64)
+    if shares.size and (shares == shares[0]).all() and shares[0] in (0.0, 1.0):
+        return wilson(int(shares.sum()), int(shares.size))
+    return clustered_bootstrap(shares, clusters, seed)
 
 
 def proportion(right: Sequence[bool] | np.ndarray, clusters: Sequence[str], seed: int = 0) -> Interval:

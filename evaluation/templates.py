@@ -11,7 +11,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fluxmodel.data.procedural import BACKGROUNDS, LEVELS, PALETTE, Level, template_masks
 
@@ -58,7 +57,7 @@ def template_bank(level_name: str) -> TemplateBank:
     for cell in range(level.grid**2):
         drawn = template_masks(level, cell // level.grid, cell % level.grid, SHIFTS)
         flat = torch.from_numpy(drawn).flatten(0, 2)
-        soft = torch.stack([gaussian_blur(flat[:, None], sigma)[:, 0] for sigma in BLURS], dim=1)
+        soft = torch.stack([gaussian_blur(flat, sigma) for sigma in BLURS], dim=1)
         masks.append(soft.flatten(0, 1).flatten(1)[:, windows[cell]] * inside[cell])
     bank = torch.stack(masks)
     colors = torch.tensor([PALETTE[name] for name in level.colors]) / 255
@@ -85,12 +84,18 @@ def _windows(level: Level) -> tuple[Tensor, Tensor]:
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Blur float images [n, c, H, W] by a Gaussian of `sigma` pixels; edges repeat."""
+    """Blur float images [..., H, W] by a Gaussian of `sigma` pixels; edges repeat."""
     if sigma == 0:
         return images
+    rows, columns = (_blur_matrix(side, sigma) for side in images.shape[-2:])
+    return rows @ images @ columns.T
+
+
+def _blur_matrix(side: int, sigma: float) -> Tensor:
+    """One axis of the blur as a matrix [side, side]; what lies outside repeats the edge."""
     reach = math.ceil(3 * sigma)
-    kernel = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
-    padded = functional.pad(images, (reach,) * 4, mode="replicate")
-    rows = functional.conv2d(padded, kernel, groups=images.shape[1])
-    return functional.conv2d(rows, kernel.mT, groups=images.shape[1])
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-offsets.float().square() / (2 * sigma**2))
+    matrix = torch.zeros(side, side)
+    sources = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)
+    return matrix.scatter_add_(1, sources, (kernel / kernel.sum()).expand(side, -1))

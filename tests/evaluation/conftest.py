@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -49,7 +48,7 @@ class IdentityAutoencoder:
         return latents
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def drawing_pipe():
     return DrawingPipe
 
@@ -113,8 +112,3 @@ def model_directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("model")
     (directory / "model_index.json").write_text("{}")
     return directory
-
-
-@pytest.fixture
-def replace_field():
-    return dataclasses.replace

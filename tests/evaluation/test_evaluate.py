@@ -1,0 +1,174 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from evaluation import EvaluationSettings, closing_figures, evaluate
+from evaluation.identity import Identity, Measurement, require_comparable
+
+SETTINGS = EvaluationSettings(
+    num_images=60,
+    steps=(1, 4),
+    num_held_out=20,
+    batch_size=32,
+    num_latency_trials=1,
+    num_calibration=20,
+    grid_size=6,
+)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory, drawing_pipe, model_directory, scenes_dataset, evaluators):
+    def run(name, settings=SETTINGS, **kwargs):
+        output = tmp_path_factory.mktemp(name)
+        pipe = drawing_pipe("demo")
+        return evaluate(model_directory, scenes_dataset, evaluators, settings, output, pipe=pipe, **kwargs)
+
+    run.heard = []
+    run.report = run("first", progress=lambda *told: run.heard.append(told))
+    return run
+
+
+def metrics(report):
+    return {each["name"]: each for each in report.document["metrics"]}
+
+
+def test_every_metric_has_value_interval_count_method_and_direction(judged):
+    found = metrics(judged.report)
+    wanted = {"attr_acc", "all_correct", "undecided", "fd", "kid", "clip", "retrieval", "detector_agreement"}
+    assert wanted | {"held_out/attr_acc", "held_out/all_correct", "latency_ms"} <= set(found)
+    for name in wanted:
+        each = found[name]
+        assert each["ci_low"] <= each["value"] <= each["ci_high"], name
+        assert each["n"] == 60
+        assert each["method"]
+        assert each["direction"] in ("higher", "lower", "none")
+
+
+def test_the_judge_finds_the_models_known_faults(judged):
+    rows = {
+        (name, row["steps"]): row for name, rows in judged.report.document["curves"].items() for row in rows
+    }
+    assert set(rows) == {(name, steps) for name in ("base_unguided", "base_guided") for steps in (1, 4)}
+    assert rows["base_guided", 4]["attr_acc"] > rows["base_unguided", 1]["attr_acc"]
+    # Each object is in a wrong colour at a rate of 1/2, 1/8, 1/4, 1/16.
+    by_attribute = {row["group"]: row for row in judged.report.document["groups"]["attribute"]}
+    assert by_attribute["shape"]["attr_acc"]["value"] == 1
+    assert by_attribute["color"]["attr_acc"]["value"] == pytest.approx(15 / 16, abs=0.07)
+    assert rows["base_unguided", 1]["all_correct"] == pytest.approx(0.375, abs=0.2)
+
+
+def test_guided_steps_cost_two_calls(judged):
+    curves = judged.report.document["curves"]
+    assert [row["calls"] for row in curves["base_guided"]] == [2, 8]
+    assert [row["calls"] for row in curves["base_unguided"]] == [1, 4]
+
+
+def test_the_headline_is_the_best_point(judged):
+    head = judged.report.document["headline"]
+    assert (head["curve"], head["steps"]) == ("base_guided", 4)
+    assert judged.report.value("attr_acc") == max(
+        row["attr_acc"] for rows in judged.report.document["curves"].values() for row in rows
+    )
+
+
+def test_baselines_are_floors_and_ceilings(judged):
+    found = judged.report.document["baselines"]
+    assert found["real_against_real"]["attr_acc"]["value"] == 1
+    assert found["shuffled_captions"]["attr_acc"]["value"] < 0.5
+    assert found["noise"]["attr_acc"]["value"] == 0
+    assert found["noise"]["fd"]["value"] > 3 * found["real_against_real"]["fd"]["value"]
+
+
+def test_every_number_knows_what_it_was_measured_on(judged):
+    shared = Identity(**judged.report.document["identity"])
+    for each in judged.report.document["metrics"]:
+        full = Measurement(**each).full_identity(shared)
+        assert full.steps in (1, 4)
+        if each["name"].startswith("held_out"):
+            assert "held out" in full.prompts
+            assert full.n == 20
+    require_comparable(shared, shared)
+
+
+def test_progress_counts_every_image(judged):
+    done, total, message = judged.heard[-1]
+    assert done == total == 4 * 60 + 20
+    assert "held-out" in message
+    assert [told[0] for told in judged.heard] == sorted(told[0] for told in judged.heard)
+
+
+def test_rows_hold_every_image_and_add_up(judged):
+    rows = pq.read_table(judged.report.directory / "rows.parquet").to_pylist()
+    assert len(rows) == 4 * 60 + 20
+    head = [row for row in rows if (row["curve"], row["steps"]) == ("base_guided", 4)]
+    assert sum(row["attr_acc"] for row in head) / 60 == pytest.approx(judged.report.value("attr_acc"))
+    assert len({row["seed"] for row in rows}) == 80
+
+
+def test_equal_seeds_give_equal_evaluations(judged):
+    again = judged("again").document
+
+    def without_time(document):
+        text = json.loads(json.dumps(document))
+        text.pop("cost")
+        text["metrics"] = [each for each in text["metrics"] if each["name"] != "latency_ms"]
+        for rows in text["curves"].values():
+            for row in rows:
+                row.pop("latency_ms")
+        return text
+
+    assert without_time(again) == without_time(judged.report.document)
+
+
+def test_another_seed_gives_other_numbers_that_do_not_compare(judged):
+    from fluxmodel.errors import IncomparableError
+
+    other = judged("other", SETTINGS.model_copy(update={"seed": 1})).document
+    with pytest.raises(IncomparableError, match="prompts"):
+        require_comparable(Identity(**other["identity"]), Identity(**judged.report.document["identity"]))
+
+
+def test_the_directory_holds_what_it_promises(judged):
+    names = {path.name for path in judged.report.directory.iterdir()}
+    assert names == {
+        "evaluation.json", "rows.parquet", "grid.png", "held_out.png", "steps.png", "curves.png", "gallery.json",
+        "report.html",
+    }  # fmt: skip
+    text = (judged.report.directory / "evaluation.json").read_text()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == judged.report.document
+
+
+def test_closing_figures_are_words(judged):
+    figures = closing_figures(judged.report.directory)
+    assert figures == closing_figures(judged.report.document)
+    assert figures["point"] == "4 steps, guidance 2"
+    assert {"attributes right", "held-out all correct", "floor (shuffled captions)"} - set(figures) <= {
+        "held-out all correct"
+    }
+    assert all(isinstance(each, str) and "nan" not in each for each in figures.values())
+
+
+def test_without_a_detector_the_dual_encoder_gives_the_features(
+    tmp_path, drawing_pipe, model_directory, scenes_dataset, evaluators
+):
+    weak = tmp_path / "weak"
+    weak.mkdir()
+    for path in evaluators["dual_encoder"].iterdir():
+        (weak / path.name).write_bytes(path.read_bytes())
+    (weak / "card.json").write_text(json.dumps({"metrics": {"retrieval_at_32": 0.5}}))
+    settings = SETTINGS.model_copy(update={"steps": (2,), "num_held_out": 0})
+    report = evaluate(
+        model_directory,
+        scenes_dataset,
+        {"dual_encoder": weak},
+        settings,
+        tmp_path / "out",
+        pipe=drawing_pipe("demo"),
+    )
+    assert report.document["identity"]["feature_extractor"].startswith("dual encoder ")
+    assert "below the 90%" in report.document["skipped"]["clip"]
+    assert "detector" in report.document["skipped"]["detector_agreement"]
+    assert report.value("clip") is None
+    assert report.value("held_out/attr_acc") is None
+    assert report.document["curves"]["base_guided"][0]["clip"] is None

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from evaluation.frechet import (
+    FrechetDistance,
+    Moments,
+    ReferenceFeatures,
+    frechet_distance,
+    frechet_from_moments,
+    left_out_moments,
+)
+from evaluation.statistics import blocks_of
+
+
+class Flat(torch.nn.Module):
+    num_features = 12
+
+    def forward(self, images):
+        return images.float().flatten(1)
+
+
+def features(n, d=12, seed=0, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(99))
+    return torch.randn(n, d, generator=generator) @ mix + shift
+
+
+def slow_distance(real, fake):
+    """As in the paper, with the square root of a matrix."""
+    a, b = np.cov(real.T), np.cov(fake.T)
+    root = linalg.sqrtm(a @ b).real
+    return ((real.mean(0) - fake.mean(0)) ** 2).sum() + np.trace(a + b - 2 * root)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_it_equals_scipys_matrix_square_root(shift):
+    real, fake = features(300, seed=1), features(200, seed=2, shift=shift)
+    expected = slow_distance(real.double().numpy(), fake.double().numpy())
+    assert frechet_distance(real, fake) == pytest.approx(expected, rel=1e-9)
+
+
+def test_gaussians_with_known_moments_have_the_known_distance():
+    a, b = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 1.0, 0.25]).double()
+    first = Moments(100, torch.zeros(3).double(), torch.diag(a))
+    second = Moments(100, torch.tensor([1.0, 2.0, 0.0]).double(), torch.diag(b))
+    expected = 5 + ((a.sqrt() - b.sqrt()) ** 2).sum()
+    assert float(frechet_from_moments(first, second)) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_it_is_symmetric_and_zero_only_for_equal_moments():
+    real, fake = features(200, seed=1), features(200, seed=2)
+    assert frechet_distance(real, fake) == pytest.approx(frechet_distance(fake, real), rel=1e-9)
+    assert frechet_distance(real, fake) > 1e-3
+    assert frechet_distance(real, real) == pytest.approx(0, abs=1e-9)
+
+
+def test_it_does_not_change_when_the_space_is_turned():
+    real, fake = features(200, seed=1), features(200, seed=2, shift=0.3)
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(3)).double())[0]
+    turned = frechet_distance(real.double() @ turn, fake.double() @ turn)
+    assert turned == pytest.approx(frechet_distance(real, fake), rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m"), [(8, 9), (20, 30), (40, 50), (100, 20)])
+def test_few_samples_in_many_dimensions_give_the_same_by_every_route(n, m):
+    real, fake = features(n, 64, 1), features(m, 64, 2, shift=0.2)
+    by_moments = float(frechet_from_moments(Moments.of(real), Moments.of(fake)))
+    expected = slow_distance(real.double().numpy(), fake.double().numpy())
+    assert frechet_distance(real, fake) == pytest.approx(by_moments, rel=1e-6)
+    assert frechet_distance(real, fake) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_never_negative(seed):
+    real = features(30, 64, seed)
+    nearly = real + 1e-7 * features(30, 64, seed + 100)
+    assert frechet_distance(real, nearly) >= 0
+    assert float(frechet_from_moments(Moments.of(real), Moments.of(nearly))) >= 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_metric_equals_torchmetrics_on_the_same_states():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randint(0, 256, (200, 3, 2, 2), generator=generator, dtype=torch.uint8)
+    fake = torch.randint(0, 200, (150, 3, 2, 2), generator=generator, dtype=torch.uint8)
+    ours, theirs = FrechetDistance(Flat()), FrechetInceptionDistance(Flat())
+    for metric in (ours, theirs):
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+    assert float(ours.compute()) == pytest.approx(float(theirs.compute()), rel=1e-4)
+    assert float(ours.compute()) == pytest.approx(frechet_distance(Flat()(real), Flat()(fake)), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metrics_of_parts_merge_into_the_metric_of_the_whole():
+    images = torch.randint(
+        0, 256, (120, 3, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    whole, first, second = (FrechetDistance(Flat()) for _ in range(3))
+    whole.update(images[:60], real=True)
+    whole.update(images[60:], real=False)
+    first.update(images[:20], real=True)
+    first.update(images[60:100], real=False)
+    second.update(images[20:60], real=True)
+    second.update(images[100:], real=False)
+    first.merge_state(second)
+    assert float(first.compute()) == pytest.approx(float(whole.compute()), rel=1e-9)
+
+
+def test_too_few_images_are_refused():
+    metric = FrechetDistance(Flat())
+    with pytest.warns(UserWarning, match="compute"), pytest.raises(RuntimeError, match="at least two"):
+        metric.compute()
+
+
+def test_leaving_a_block_out_by_its_sums_equals_doing_without_it():
+    sample = features(103, seed=4, shift=50.0)
+    means, covariances = left_out_moments(sample, 25)
+    for number in (0, 7, 24):
+        kept = Moments.of(sample[torch.from_numpy(blocks_of(103) != number)])
+        torch.testing.assert_close(means[number], kept.mean, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(covariances[number], kept.covariance, rtol=1e-8, atol=1e-8)
+
+
+def test_the_jackknife_leaves_out_both_sides_blocks():
+    real, fake = features(120, seed=1), features(120, seed=2)
+    kept = blocks_of(120) != 3
+    expected = frechet_distance(real[kept], fake[kept])
+    assert ReferenceFeatures(real)._distances_left_out(fake.double())[3] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_jackknife_finds_the_spread_over_fresh_samples():
+    found = [
+        ReferenceFeatures(features(250, 6, 2 * seed)).distance(features(250, 6, 2 * seed + 1, shift=0.5))
+        for seed in range(40)
+    ]
+    truth = np.std([each.value for each in found], ddof=1)
+    said = np.mean([(each.ci_high - each.value) / 2.064 for each in found])
+    assert 0.75 * truth < said < 1.45 * truth
+    assert all(each.ci_low <= each.value <= each.ci_high for each in found)
+
+
+def test_too_few_images_for_blocks_give_no_interval():
+    assert np.isnan(ReferenceFeatures(features(30)).distance(features(30, seed=1)).ci_low)
+
+
+def test_singular_covariances_are_left_out_too():
+    real, fake = features(100, seed=1), features(100, seed=2)
+    real[:, 3], fake[:, 3] = 0, 0
+    interval = ReferenceFeatures(real).distance(fake)
+    alive = [column for column in range(12) if column != 3]
+    expected = slow_distance(real[:, alive].double().numpy(), fake[:, alive].double().numpy())
+    assert interval.value == pytest.approx(expected, rel=1e-6)
+    assert interval.ci_low < interval.value < interval.ci_high

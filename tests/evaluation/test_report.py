@@ -1,0 +1,131 @@
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from evaluation import EvaluationSettings, evaluate, write_report
+from evaluation.charts import measured_metrics, panel_svg
+
+VOID = {"meta", "link", "img", "br", "path", "use"}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, drawing_pipe, model_directory, scenes_dataset, evaluators):
+    settings = EvaluationSettings(
+        num_images=50, steps=(1, 2), num_held_out=6, num_latency_trials=1, num_calibration=10, grid_size=6,
+        thresholds={"attr_acc": 0.5, "all_correct": 1.01},
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("out")
+    return evaluate(model_directory, scenes_dataset, evaluators, settings, out, pipe=drawing_pipe("demo"))
+
+
+class Outline(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.images_without_alt, self.headings = [], [], 0, []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.links += [
+            value for name, value in attrs if name in ("src", "href", "action", "srcset", "xlink:href")
+        ]
+        self.images_without_alt += tag == "img" and not found.get("alt")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+
+def test_the_page_is_whole_and_asks_nothing_of_the_outside(evaluated):
+    text = evaluated.html.read_text()
+    words = re.sub(r"data:image/png;base64,[^\"]*", "", text)
+    assert not re.search(r"https?:|//[a-z]|<script|@import|url\((?!#)", words)
+    outline = Outline()
+    outline.feed(text)
+    assert outline.open == []
+    assert outline.images_without_alt == 0
+    assert all(link.startswith(("data:", "#")) for link in outline.links)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert outline.headings[1:] == [
+        "What it draws", "What it never saw", "How many steps it takes", "Where it is strong and weak",
+        "Floors and ceilings", "Can the judge be trusted?", "What it learned from", "What these numbers are",
+    ]  # fmt: skip
+
+
+def test_thresholds_are_shown_as_met_or_missed(evaluated):
+    text = evaluated.html.read_text()
+    assert "asked: at least 50.0%, met" in text
+    assert "asked: at least 101.0%, missed" in text
+
+
+def test_what_people_wrote_is_escaped(evaluated, tmp_path):
+    copy = shutil.copytree(evaluated.directory, tmp_path / "copy")
+    gallery = json.loads((copy / "gallery.json").read_text())
+    gallery["samples"][0]["prompt"] = '<script>alert("x")</script>'
+    (copy / "gallery.json").write_text(json.dumps(gallery))
+    curation = {
+        "seen": 2,
+        "kept": 1,
+        "dropped": {"<b x>": 1},
+        "refused": [{"path": "<i>", "reason": "r", "detail": "d"}],
+    }
+    stages = [{"name": "<u>", "seconds": 1.0, "reused": False, "gave": "<s>"}]
+    page = write_report(copy, tmp_path / "r.html", "<em>", curation, stages, facts={"m": "<a>"})
+    text = page.read_text()
+    for tag in ("<script", "<b x", "<em>", "<s>", "<a>", "<u>", "<i>:"):
+        assert tag not in text
+
+
+def test_stages_tell_what_was_reused(evaluated, tmp_path):
+    stages = [
+        {"name": "curate", "seconds": 12.4, "reused": False, "gave": "19 000 images"},
+        {"name": "train", "seconds": 0.1, "reused": True, "gave": None},
+    ]
+    text = write_report(evaluated.directory, tmp_path / "r.html", stages=stages).read_text()
+    assert "12 s" in text
+    assert "reused" in text
+
+
+def test_grids_are_pictures_with_room_for_captions(evaluated):
+    with Image.open(evaluated.directory / "grid.png") as grid:
+        assert grid.width > 1000
+        assert grid.height > 200
+    for name in ("held_out.png", "steps.png", "curves.png"):
+        with Image.open(evaluated.directory / name) as image:
+            assert min(image.size) > 150
+
+
+def test_the_page_is_the_same_each_time(evaluated, tmp_path):
+    first = write_report(evaluated.directory, tmp_path / "a.html").read_bytes()
+    assert write_report(evaluated.directory, tmp_path / "b.html").read_bytes() == first
+
+
+def test_panels_are_drawn_for_what_was_measured(evaluated):
+    assert measured_metrics(evaluated.document) == ["attr_acc", "all_correct", "fd", "clip"]
+    svg = panel_svg(evaluated.document, "fd")
+    assert svg.startswith('<svg role="img" aria-label="Frechet distance" viewBox')
+    assert "http" not in svg
+
+
+def test_a_browser_shows_the_page_on_a_phone_without_sideways_scrolling(evaluated, chromium, tmp_path):
+    probe = tmp_path / "probe.html"
+    fits = "document.documentElement.scrollWidth <= window.innerWidth"
+    script = f"<script>document.title = {fits} ? 'fits' : 'wide'</script>"
+    probe.write_text(evaluated.html.read_text().replace("</body>", f"{script}</body>"))
+    done = subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--dump-dom", probe.as_uri()],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "<title>fits</title>" in done.stdout
