@@ -14,7 +14,7 @@ class PipelineConfig(BaseModel):
     data: str = Field(
         default="", description="Data: procedural:shapes?level=...&n=...&seed=..., or a folder of images."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of everything drawn at random.")
+    seed: int = Field(default=0, ge=0, description="Seed of the base model's training.")
     name: str = Field(default="", description="Name of the registered model; default fluxline-PRESET.")
     train_steps: int = Field(default=0, ge=0, description="Optimizer steps of the base model.")
     guidance: float = Field(

@@ -36,6 +36,8 @@ class Plan:
 def make_plan(config: PipelineConfig) -> Plan:
     """Return the plan of a configuration.
 
+    The seed is the base model's alone: data and evaluators stay the same, so that models compare.
+
     Raises:
         InputError: a value is wrong, or there is no such data.
     """
@@ -44,19 +46,21 @@ def make_plan(config: PipelineConfig) -> Plan:
     config.check()
     preset = PRESETS[config.preset]
     source = identify_source(config.data or preset.data)
-    parts = {name: job.model_copy(update={"seed": config.seed}) for name, job in preset.parts.items()}
-    if not source.is_procedural:
-        parts.pop("detector", None)
-    flow = {"seed": config.seed} | ({"steps": config.train_steps} if config.train_steps else {})
-    guidance = config.guidance or preset.evaluation.guidance
-    judged = {"guidance": guidance, "seed": config.seed}
-    judged |= {"num_images": config.num_images} if config.num_images else {}
+    parts = ["autoencoder", "detector", "dual_encoder"]
+    if not source.is_procedural:  # nobody knows what a photograph shows
+        parts.remove("detector")
+    flow = preset.flow.job("", "", seed=config.seed)
+    if config.train_steps:
+        flow = flow.model_copy(update={"steps": config.train_steps})
+    rules = CurationRules.model_validate(preset.rules)
+    guidance = config.guidance or preset.guidance
+    judged = {"guidance": guidance} | ({"num_images": config.num_images} if config.num_images else {})
     return Plan(
         source=source,
-        rules=preset.rules.model_copy(update={"seed": config.seed}),
-        parts=parts,
-        flow=preset.flow.model_copy(update=flow),
-        sampler=SamplerDefaults(image_size=preset.rules.image_size, guidance=guidance),
-        evaluation=EvaluationSettings.model_validate(preset.evaluation.model_dump() | judged),
+        rules=rules,
+        parts={part: getattr(preset, part).job("", "") for part in parts},
+        flow=flow,
+        sampler=SamplerDefaults(image_size=rules.image_size, num_steps=preset.num_steps, guidance=guidance),
+        evaluation=EvaluationSettings.model_validate(preset.evaluation | judged),
         name=config.model_name,
     )

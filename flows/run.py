@@ -58,6 +58,18 @@ def _run(config: PipelineConfig, home: Home, server: Server | None, log: str) ->
         raise
     except Exception as error:
         raise StageError(f"{type(error).__name__}: {error}; the full log is {log}.") from error
+    finally:
+        _send_what_is_queued()
+
+
+def _send_what_is_queued() -> None:
+    """Wait until Prefect's server has our logs and events, before it is stopped."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        with suppress(Exception):
+            worker.drain_all(timeout=5)
 
 
 def _warm(home: Home) -> None:

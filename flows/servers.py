@@ -61,7 +61,7 @@ class Server:
         self.name, self.url, self.health = name, url, url + health
         self.log = home.logs / f"{name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        guarded = [sys.executable, "-m", "flows.guard", *command]
+        guarded = [sys.executable, "-m", "tasks.guard", *command]
         with self.log.open("ab") as sink, _environment(environment):
             self.process, self._pipe = start_child(guarded, sink, threads=1)
 

@@ -54,14 +54,13 @@ class Home:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            why = "" if os.access(self.root, os.W_OK | os.X_OK) else "permission denied"
         except OSError as error:
+            why = (error.strerror or str(error)).lower()
+        if why:
             raise InputError(
-                f"FLUXLINE_HOME {self.root} cannot be written to ({error.strerror}); "
-                "set FLUXLINE_HOME to a folder you own."
-            ) from error
+                f"FLUXLINE_HOME {self.root} cannot be written to ({why}); set FLUXLINE_HOME to a folder you own."
+            )
         return self
 
 

@@ -71,7 +71,8 @@ def run_child(
     command = [sys.executable, "-m", module, str(job_file)]
     if world_size > 1:
         ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
-        command = [sys.executable, *ranks, "-m", module, str(job_file)]
+        guard = [sys.executable, "-m", "tasks.guard"]  # torchrun hands no pipe down to its ranks
+        command = [*guard, sys.executable, *ranks, "-m", module, str(job_file)]
     log = work / "log.txt"
     spool = SpoolReader(output / "metrics.jsonl", _size(output / "metrics.jsonl"))
     with log.open("ab") as sink:
@@ -99,7 +100,7 @@ def start_child(command: list[str], sink: Any, threads: int) -> tuple[subprocess
             env=child_environment(threads) | {"FLUXLINE_PARENT_PIPE": str(read_end)},
             pass_fds=(read_end,),
             start_new_session=True,
-            preexec_fn=_death_signal(),
+            preexec_fn=death_signal(),
         )
     except BaseException:
         os.close(write_end)
@@ -137,7 +138,7 @@ def _watch(process: subprocess.Popen, spool: SpoolReader, progress, stall_second
             if progress is not None:
                 progress(lines[-1].step, lines[-1].total, lines[-1].message)
         if code is not None:
-            return code
+            return _EX_TEMPFAIL if asked and code != 0 else code
         if STOP.is_set() and not asked:
             asked, heard = True, time.monotonic()
             process.send_signal(signal.SIGTERM)
@@ -180,7 +181,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _death_signal() -> Callable[[], None] | None:
+def death_signal() -> Callable[[], None] | None:
     """Return what the forked child calls first: on Linux, a kernel-sent SIGTERM when the parent dies."""
     if not sys.platform.startswith("linux"):
         return None

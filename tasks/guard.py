@@ -1,7 +1,7 @@
 """Runs one program and sees to it that it ends when its parent does, however that ended.
 
-`python -m flows.guard PROGRAM ARGUMENTS...` leads the process group it was started in. Servers of others know
-nothing of our parent pipe; this small process watches it for them.
+`python -m tasks.guard PROGRAM ARGUMENTS...` leads the process group it was started in. Programs of others (servers,
+torchrun) know nothing of our parent pipe; this small process watches it for them.
 """
 
 import os
@@ -11,17 +11,20 @@ import sys
 import threading
 from contextlib import suppress
 
-GRACE_SECONDS = 8.0
+from tasks.launch import death_signal
+
+GRACE_SECONDS = 30.0
 
 
 def main(command: list[str]) -> int:
     """Run `command`; return its exit code. SIGTERM, or the parent's end, ends the whole group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = int(os.environ.pop("FLUXLINE_PARENT_PIPE"))
-    child = subprocess.Popen(command)
+    child = subprocess.Popen(command, preexec_fn=death_signal())
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     threading.Thread(target=_end_with_parent, args=(pipe, child), daemon=True).start()
-    return child.wait()
+    code = child.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _end_with_parent(pipe: int, child: subprocess.Popen) -> None:
