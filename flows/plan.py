@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from evaluation.settings import EvaluationSettings
 from flows.config import PipelineConfig
 from fluxmodel.data.curation_rules import CurationRules
-from fluxmodel.training.job import TrainingJob
+from fluxmodel.training_job import TrainingJob
 from tasks.curate import DataSource, identify_source
 from tasks.train import SamplerDefaults
 

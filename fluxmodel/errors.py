@@ -1,12 +1,19 @@
 """The errors Fluxline raises on purpose, each with the exit code the command ends with.
 
-    FluxlineError            1   anything below, caught in one place by the command
-    ├── InputError           2   bad usage or bad input: names the file, field or value, and the cure
-    ├── IncomparableError    3   two numbers of different identity were to be compared
-    ├── ArtifactError        1   an artifact is missing, half-written or damaged
-    ├── StageError           1   a stage could not do its work
-    └── InterruptedRun      75   stopped after saving a checkpoint; the same command goes on
+FluxlineError            1   anything below, caught in one place by the command
+├── InputError           2   bad usage or bad input: names the file, field or value, and the cure
+├── IncomparableError    3   two numbers of different identity were to be compared
+├── ArtifactError        1   an artifact is missing, half-written or damaged
+├── StageError           1   a stage could not do its work
+└── InterruptedRun      75   stopped after saving a checkpoint; the same command goes on
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class FluxlineError(Exception):
@@ -39,3 +46,10 @@ class InterruptedRun(FluxlineError):
     """Stopped on request after a checkpoint was saved; running the same command again goes on."""
 
     exit_code = 75
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return "field: what is wrong with it" of the first fault pydantic found."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, (".".join(str(part) for part in first["loc"]), message)))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fluxmodel.training.job import OptimizerSettings, Precision, TrainingJob
+from fluxmodel.training_job import OptimizerSettings, Precision, TrainingJob
 
 
 class TrainingTemplate(BaseModel):
@@ -20,7 +20,9 @@ class TrainingTemplate(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["autoencoder", "detector", "dual_encoder", "flow"] = Field(description="Which network is trained.")
+    kind: Literal["autoencoder", "detector", "dual_encoder", "flow"] = Field(
+        description="Which network is trained."
+    )
     model: dict[str, Any] = Field(default_factory=dict, description="Fields of the network's configuration.")
     objective: dict[str, Any] = Field(default_factory=dict, description="Fields of the objective's settings.")
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -31,7 +33,12 @@ class TrainingTemplate(BaseModel):
     checkpoint_every: int = Field(default=100, gt=0, description="Steps between checkpoints.")
 
     def job(
-        self, data: str, output: str, inputs: dict[str, str] | None = None, seed: int = 0, precision: Precision = "auto"
+        self,
+        data: str,
+        output: str,
+        inputs: dict[str, str] | None = None,
+        seed: int = 0,
+        precision: Precision = "auto",
     ) -> TrainingJob:
         """Return the job at its places."""
         return TrainingJob(
@@ -134,7 +141,13 @@ SMOKE = Preset(
     ),
     dual_encoder=TrainingTemplate(
         kind="dual_encoder",
-        model={"image_width": 32, "text_width": 32, "image_layers": 1, "text_layers": 1, "projection_dim": 32},
+        model={
+            "image_width": 32,
+            "text_width": 32,
+            "image_layers": 1,
+            "text_layers": 1,
+            "projection_dim": 32,
+        },
         objective={"num_images": 400, "num_validation": 64},
         steps=10,
         batch_size=32,

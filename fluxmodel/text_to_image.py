@@ -1,13 +1,14 @@
 """Prompts to images: text encoder, MM-DiT, flow and autoencoder composed, as one directory.
 
-    model_index.json    what the directory is, and the sampler's defaults
-    transformer/        config.json, model.safetensors (original FLUX.1 names)
-    autoencoder/        config.json, model.safetensors
-    text_encoder/       config.json
+model_index.json    what the directory is, and the sampler's defaults
+transformer/        config.json, model.safetensors (original FLUX.1 names)
+autoencoder/        config.json, model.safetensors
+text_encoder/       config.json
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from fluxmodel.flow.packing import image_ids, unpack
 from fluxmodel.flow.schedule import sampling_times
 from fluxmodel.flow.solvers import VelocityField, euler
 from fluxmodel.mmdit.transformer import MMDiT
+from fluxmodel.module_files import read_config
 from fluxmodel.pixels import to_pixels
 from fluxmodel.randomness import image_noise
 from fluxmodel.weights import load_mmdit
@@ -46,7 +48,12 @@ class ModelIndex(BaseModel):
 
 
 def assemble(
-    trained: str | Path, autoencoder: str | Path, output: str | Path, image_size: int, num_steps: int, guidance: float
+    trained: str | Path,
+    autoencoder: str | Path,
+    output: str | Path,
+    image_size: int,
+    num_steps: int,
+    guidance: float,
 ) -> None:
     """Compose what a flow job left (`trained`) and an autoencoder into the existing directory `output`."""
     trained, output = Path(trained), Path(output)
@@ -78,11 +85,25 @@ class TextToImage:
         """
         directory = Path(directory)
         if not (directory / INDEX).is_file():
-            raise InputError(f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered")
-        index = ModelIndex.model_validate_json((directory / INDEX).read_text())
-        text = WordEncoderConfig.model_validate_json((directory / "text_encoder" / "config.json").read_text())
+            raise InputError(
+                f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered"
+            )
+        index = read_config(ModelIndex, directory / INDEX)
+        text = read_config(WordEncoderConfig, directory / "text_encoder" / "config.json")
         transformer = load_mmdit(directory / "transformer")
-        return cls(index, transformer, Autoencoder.from_directory(directory / "autoencoder"), WordEncoder(text))
+        autoencoder = Autoencoder.from_directory(directory / "autoencoder")
+        for name, width in (
+            ("in_channels", 4 * autoencoder.config.latent_channels),
+            ("out_channels", 4 * autoencoder.config.latent_channels),
+            ("vec_in_dim", text.dim),
+            ("context_in_dim", text.dim),
+        ):
+            if getattr(transformer.config, name) != width:
+                raise InputError(
+                    f"{directory / 'transformer' / 'config.json'}: {name} is {getattr(transformer.config, name)}, "
+                    f"but the parts beside it need {width}; assemble it from parts of one run"
+                )
+        return cls(index, transformer, autoencoder, WordEncoder(text))
 
     def __call__(
         self,
@@ -106,10 +127,13 @@ class TextToImage:
             InputError: a value is out of its range.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        size = (height or self.index.image_size, width or self.index.image_size)
+        size = tuple(self.index.image_size if side is None else side for side in (height, width))
+        multiple = 2 * self.autoencoder.config.downscale
         for name, value in zip(("height", "width"), size, strict=True):
-            if value % (2 * self.autoencoder.config.downscale):
-                raise InputError(f"{name} is {value}; it must be a multiple of {2 * self.autoencoder.config.downscale}")
+            if value < 1 or value % multiple:
+                raise InputError(
+                    f"{name} is {value}; it must be a multiple of {multiple}, at least {multiple}"
+                )
         if seed < 0:
             raise InputError(f"seed is {seed}; it must be at least 0")
         images = self.sample(
@@ -117,7 +141,7 @@ class TextToImage:
             num_steps=self.index.num_steps if num_steps is None else num_steps,
             guidance=self.index.guidance if guidance is None else guidance,
             seeds=range(seed, seed + len(prompts)),
-            size=size,
+            size=(size[0], size[1]),
         )
         return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
 
@@ -138,7 +162,7 @@ class TextToImage:
         """
         if num_steps < 1:
             raise InputError(f"num_steps is {num_steps}; use at least 1")
-        if guidance < 1:
+        if not 1 <= guidance < math.inf:
             raise InputError(f"guidance is {guidance}; use at least 1 (1 means unguided)")
         if len(prompts) != len(seeds):
             raise InputError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
@@ -153,7 +177,12 @@ class TextToImage:
 
     @torch.inference_mode()
     def sample_latents(
-        self, prompts: Sequence[str], num_steps: int, guidance: float, seeds: Sequence[int], size: tuple[int, int]
+        self,
+        prompts: Sequence[str],
+        num_steps: int,
+        guidance: float,
+        seeds: Sequence[int],
+        size: tuple[int, int],
     ) -> Float[Tensor, "n c h w"]:
         """Follow the flow from each seed's noise to normalised latents; arguments as in `sample`."""
         down = self.autoencoder.config.downscale
@@ -162,7 +191,9 @@ class TextToImage:
         noise = image_noise(seeds, tokens)
         captioned = self._field(self.text_encoder(prompts), height, width)
         empty = self._field(self.text_encoder([""] * len(prompts)), height, width)
-        return unpack(euler(guided(captioned, empty, guidance), noise, sampling_times(num_steps)), height, width)
+        return unpack(
+            euler(guided(captioned, empty, guidance), noise, sampling_times(num_steps)), height, width
+        )
 
     def _field(self, text: EncodedText, height: int, width: int) -> VelocityField:
         num = len(text.tokens)
@@ -172,4 +203,3 @@ class TextToImage:
             return self.transformer(x, img_ids, text.tokens, txt_ids, t, text.pooled).float()
 
         return field
-

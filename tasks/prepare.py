@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import task
 
-from fluxmodel.training.job import TrainingJob
+from fluxmodel.training_job import TrainingJob
 from tasks.artifacts import ArtifactRef
 from tasks.cards import read_card
 from tasks.stage import Stage

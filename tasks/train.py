@@ -3,7 +3,7 @@
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from fluxmodel.training.job import TrainingJob
+from fluxmodel.training_job import TrainingJob
 from tasks.artifacts import ArtifactRef
 from tasks.cards import read_card
 from tasks.prepare import placed

@@ -31,7 +31,9 @@ class ImagePool:
 def draw_pool(source: ProceduralSource, num: int, stream: int, with_held_out: bool) -> ImagePool:
     """Draw `num` scenes of a stream; every fifth has a held-out pair where asked."""
     seed = PREPARE_SEED_OFFSET + source.seed + stream
-    scenes = [draw_scene(source.level, seed, i, with_held_out and i % HELD_OUT_EVERY == 0) for i in range(num)]
+    scenes = [
+        draw_scene(source.level, seed, i, with_held_out and i % HELD_OUT_EVERY == 0) for i in range(num)
+    ]
     return ImagePool(render(scenes), [detailed_caption(s) for s in scenes], scenes)
 
 
@@ -56,7 +58,9 @@ def load_pools(
         )
     dataset = CuratedDataset(data)
     if dataset.num("train") == 0:
-        raise InputError(f"{data}: curation kept no training image; look at its decisions and loosen the rules")
+        raise InputError(
+            f"{data}: curation kept no training image; look at its decisions and loosen the rules"
+        )
     train = _split(dataset, "train", num_train)
     validation = _split(dataset, "test", num_validation) if dataset.num("test") else train
     return train, validation

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fluxmodel.data.curation import CuratedDataset
+from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.encoders.autoencoder import Autoencoder
-from fluxmodel.errors import ArtifactError
+from fluxmodel.errors import ArtifactError, InputError
 from fluxmodel.pixels import to_signed
 from fluxmodel.progress import Progress, silent
 
@@ -38,9 +39,14 @@ def encode_dataset(
 
     Returns:
         What it gave: number of samples, mean and standard deviation of the latents.
+
+    Raises:
+        InputError: the dataset has no training image, or a directory is none.
     """
     source, encoder = CuratedDataset(dataset), Autoencoder.from_directory(autoencoder)
     pixels = source.pixels("train")
+    if not len(pixels):
+        raise InputError(f"{dataset}: it has no training image; look at its decisions and loosen the rules")
     batches = []
     for start in range(0, len(pixels), ENCODE_BATCH):
         images = to_signed(torch.from_numpy(pixels[start : start + ENCODE_BATCH]))
@@ -56,7 +62,9 @@ def encode_dataset(
         "latent_mean": latents.float().mean().item(),
         "latent_std": latents.float().std().item(),
     }
-    (output / "config.json").write_text(json.dumps({"image_size": source.image_size, **figures}, indent=2) + "\n")
+    (output / "config.json").write_text(
+        json.dumps({"image_size": source.image_size, **figures}, indent=2) + "\n"
+    )
     return figures
 
 
@@ -72,10 +80,17 @@ class EncodedDataset:
         """Read what `encode_dataset` wrote.
 
         Raises:
-            ArtifactError: captions and latents differ in number.
+            ArtifactError: a file is missing or damaged, or captions and latents differ in number.
         """
-        latents = load_file(str(Path(directory) / "latents.safetensors"))["latents"].float()
-        rows = json.loads((Path(directory) / "captions.json").read_text())
+        try:
+            latents = load_file(str(Path(directory) / "latents.safetensors"))["latents"].float()
+            rows = json.loads((Path(directory) / "captions.json").read_text())
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise ArtifactError(
+                f"{directory}: no encoded dataset can be read there ({error}); encode again"
+            ) from error
         if len(rows) != len(latents):
-            raise ArtifactError(f"{directory}: {len(latents)} latents but {len(rows)} rows of captions; encode again")
+            raise ArtifactError(
+                f"{directory}: {len(latents)} latents but {len(rows)} rows of captions; encode again"
+            )
         return cls(latents, [{c["kind"]: c["text"] for c in own} for own in rows])

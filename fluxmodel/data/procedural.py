@@ -167,9 +167,10 @@ class CaptionScene:
 
 @lru_cache
 def held_out_pairs(level: Level) -> frozenset[tuple[str, str]]:
-    """Return the (shape, color) pairs training never shows: one for each shape, each colour at most twice."""
+    """Return the (shape, color) pairs training never shows: one for each shape, each colour at most once."""
     count = len(level.colors)
-    return frozenset((shape, level.colors[(3 * i + 1) % count]) for i, shape in enumerate(level.shapes))
+    stride = 3 if count % 3 else 5  # shares no factor with 6 or 8 colours, so no colour comes twice
+    return frozenset((shape, level.colors[(stride * i + 1) % count]) for i, shape in enumerate(level.shapes))
 
 
 def draw_scene(level: Level, seed: int, index: int, held_out: bool = False) -> Scene:
@@ -188,17 +189,24 @@ def draw_scene(level: Level, seed: int, index: int, held_out: bool = False) -> S
     objects = []
     for position, cell in enumerate(cells):
         while True:
-            pair = (level.shapes[rng.integers(len(level.shapes))], level.colors[rng.integers(len(level.colors))])
+            pair = (
+                level.shapes[rng.integers(len(level.shapes))],
+                level.colors[rng.integers(len(level.colors))],
+            )
             if (pair in hidden) == (held_out and position == 0):
                 break
         size = level.sizes[rng.integers(len(level.sizes))]
         dx, dy = np.round(rng.uniform(-level.jitter, level.jitter, 2), 2)
-        objects.append(SceneObject(*pair, size, int(cell) // level.grid, int(cell) % level.grid, float(dx), float(dy)))
+        objects.append(
+            SceneObject(*pair, size, int(cell) // level.grid, int(cell) % level.grid, float(dx), float(dy))
+        )
     background = level.backgrounds[rng.integers(len(level.backgrounds))]
     return Scene(level.name, background, tuple(sorted(objects, key=lambda o: (o.row, o.col))))
 
 
-def coverage(shape: str, radius: np.ndarray, x: np.ndarray, y: np.ndarray, image_size: int = IMAGE_SIZE) -> np.ndarray:
+def coverage(
+    shape: str, radius: np.ndarray, x: np.ndarray, y: np.ndarray, image_size: int = IMAGE_SIZE
+) -> np.ndarray:
     """Return how much of each pixel an object covers.
 
     Args:

@@ -10,13 +10,12 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fluxmodel.weights import load_module, save_module
+from fluxmodel.module_files import load_module, read_config, save_module
 
 
 class AutoencoderConfig(BaseModel):
@@ -26,7 +25,9 @@ class AutoencoderConfig(BaseModel):
 
     kind: Literal["autoencoder"] = "autoencoder"
     latent_channels: int = Field(default=8, gt=0, description="Channels of a latent.")
-    width: int = Field(default=96, gt=0, description="Channels inside, at a quarter of the image's side.")
+    width: int = Field(
+        default=96, gt=0, multiple_of=8, description="Channels inside, at a quarter of the image's side."
+    )
     num_blocks: int = Field(
         default=3, ge=0, description="Residual blocks in the encoder, and in the decoder."
     )
@@ -91,9 +92,12 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> Autoencoder:
-        """Read what `save` wrote; the module is in evaluation mode."""
-        text = (Path(directory) / "config.json").read_text()
-        module = cls(AutoencoderConfig.model_validate_json(text))
+        """Read what `save` wrote; the module is in evaluation mode.
+
+        Raises:
+            InputError: a file is missing, damaged or does not fit the other.
+        """
+        module = cls(read_config(AutoencoderConfig, Path(directory) / "config.json"))
         return load_module(module, Path(directory) / "model.safetensors")
 
     def save(self, directory: str | Path) -> None:

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fluxmodel.encoders.autoencoder import ResidualBlock
-from fluxmodel.weights import load_module, save_module
-
+from fluxmodel.module_files import load_module, read_config, save_module
 
 CELL_SAMPLES = 4
 """Places along each side of a cell at which its features are read; the reading is the same in all cells."""
@@ -36,7 +35,7 @@ class SceneDetectorConfig(BaseModel):
     sizes: tuple[str, ...] = Field(description="Sizes it knows.")
     backgrounds: tuple[str, ...] = Field(description="Backgrounds it knows.")
     image_size: int = Field(default=32, gt=0, description="Side of its images, pixels.")
-    width: int = Field(default=64, gt=0, description="Channels inside.")
+    width: int = Field(default=64, gt=0, multiple_of=16, description="Channels inside.")
     num_blocks: int = Field(default=2, gt=0, description="Residual blocks.")
     cell_features: int = Field(default=24, gt=0, description="Features kept of each cell.")
 
@@ -107,11 +106,13 @@ class SceneDetector(nn.Module):
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> SceneDetector:
-        """Read what `save` wrote; the module is in evaluation mode."""
-        text = (Path(directory) / "config.json").read_text()
-        return load_module(
-            cls(SceneDetectorConfig.model_validate_json(text)), Path(directory) / "model.safetensors"
-        )
+        """Read what `save` wrote; the module is in evaluation mode.
+
+        Raises:
+            InputError: a file is missing, damaged or does not fit the other.
+        """
+        module = cls(read_config(SceneDetectorConfig, Path(directory) / "config.json"))
+        return load_module(module, Path(directory) / "model.safetensors")
 
     def save(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors into an existing directory."""

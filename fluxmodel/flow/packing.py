@@ -15,7 +15,9 @@ def pack(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h/2*w/2 c*4"]:
 
 def unpack(tokens: Float[Tensor, "b n c*4"], height: int, width: int) -> Float[Tensor, "b c height width"]:
     """Undo `pack`; height and width are those of the latents."""
-    return rearrange(tokens, "b (h w) (c ph pw) -> b c (h ph) (w pw)", h=height // 2, w=width // 2, ph=2, pw=2)
+    return rearrange(
+        tokens, "b (h w) (c ph pw) -> b c (h ph) (w pw)", h=height // 2, w=width // 2, ph=2, pw=2
+    )
 
 
 def image_ids(batch: int, height: int, width: int) -> Float[Tensor, "batch h/2*w/2 3"]:

@@ -1,6 +1,6 @@
-"""The straight path of rectified flow (Liu et al. 2022, arXiv:2209.03003), said once for the whole project:
+"""The straight path of rectified flow (Liu et al. 2022, arXiv:2209.03003), said once for the whole project.
 
-    t = 1 is noise, t = 0 is data;  x_t = (1 - t) data + t noise;  velocity = dx_t/dt = noise - data.
+t = 1 is noise, t = 0 is data;  x_t = (1 - t) data + t noise;  velocity = dx_t/dt = noise - data.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def interpolate(data: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Float[Tensor, " b"]) -> Tensor:
+def interpolate(
+    data: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Float[Tensor, " b"]
+) -> Tensor:
     """Return x_t."""
     t = t.reshape(-1, *[1] * (data.ndim - 1))
     return (1 - t) * data + t * noise

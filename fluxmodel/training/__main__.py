@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import TextIO
 
 from pydantic import ValidationError
 
-from fluxmodel.errors import FluxlineError, InputError
-from fluxmodel.training.job import TrainingJob
+from fluxmodel.data.procedural import ProceduralSource
+from fluxmodel.errors import FluxlineError, InputError, first_fault
+from fluxmodel.training_job import TrainingJob
 
 INTERRUPTED_EXIT_CODE = 75
 
@@ -30,17 +32,19 @@ def read_job(path: str) -> TrainingJob:
         InputError: it is missing or a field is wrong; the text names it.
     """
     try:
-        return TrainingJob.model_validate_json(Path(path).read_text())
+        return TrainingJob.model_validate_json(Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"job file {path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"job file {path}: {field}: {first['msg']}") from error
+        raise InputError(f"job file {path}: {first_fault(error)}") from error
 
 
 def build_objective(job: TrainingJob):
-    """Return the objective a job names; its weights are drawn from the job's seed."""
+    """Return the objective a job names; its weights are drawn from the job's seed.
+
+    Raises:
+        InputError: `model` or `objective` do not fit the kind or the data.
+    """
     import torch
 
     torch.manual_seed(job.seed)
@@ -52,7 +56,11 @@ def build_objective(job: TrainingJob):
         from fluxmodel.training.objectives.dual_encoder import DualEncoderObjective as Objective
     else:
         from fluxmodel.training.objectives.flow import FlowObjective as Objective
-    return Objective(job)
+    try:
+        return Objective(job)
+    except ValidationError as error:
+        where = "objective" if error.title.endswith("Settings") else "model"
+        raise InputError(f"job for the {job.kind}: {where}.{first_fault(error)}") from error
 
 
 def watch_for_stop() -> threading.Event:
@@ -61,7 +69,7 @@ def watch_for_stop() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     descriptor = os.environ.get("FLUXLINE_PARENT_PIPE")
-    if descriptor:
+    if descriptor and is_pipe(int(descriptor)):
 
         def wait_for_parent() -> None:
             os.read(int(descriptor), 1)
@@ -71,13 +79,22 @@ def watch_for_stop() -> threading.Event:
     return stop
 
 
+def is_pipe(descriptor: int) -> bool:
+    """Return whether an open pipe has this number: torchrun hands the variable down to its workers, not the pipe."""
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
+
+
 def write_final(output: Path, objective, job: TrainingJob, precision: str) -> None:
     """Write the finished network and its card to a temporary name and rename it to final/."""
     temporary = output / "final.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     metrics = objective.finish(temporary)
-    level = job.data.partition("level=")[2].partition("&")[0] if job.data.startswith("procedural:") else None
+    is_drawn = job.data.startswith("procedural:")
+    level = ProceduralSource.parse(job.data).level.name if is_drawn else None
     card = {"kind": job.kind, "level": level, "steps": job.steps, "precision": precision, "metrics": metrics}
     (temporary / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     temporary.rename(output / "final")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fluxmodel.errors import StageError
 from fluxmodel.training.checkpoint import CheckpointFolder
 from fluxmodel.training.ema import WeightAverage
-from fluxmodel.training.job import TrainingJob
 from fluxmodel.training.optimizer import MasterOptimizer
 from fluxmodel.training.parallel import World
 from fluxmodel.training.precision import choose_precision
+from fluxmodel.training_job import TrainingJob
 
 
 class Objective(Protocol):
@@ -76,9 +78,12 @@ def train(
         checkpoints: where to go on from, and to save to.
         world: this process's part.
         should_stop: asked after every step; true ends the loop with `Interrupted`.
+
+    Raises:
+        StageError: a gradient is not finite.
     """
     saved = checkpoints.newest()
-    precision = saved["precision"] if saved else choose_precision(job.precision)
+    precision = saved["precision"] if saved else _common_precision(job, world)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model = objective.model
     model.train()
@@ -98,6 +103,10 @@ def train(
         loss.backward()
         world.average_gradients(optimizer.working)
         norm = optimizer.step(step, job.steps)
+        if not math.isfinite(norm):
+            raise StageError(
+                f"step {step + 1}: the gradient is {norm} (loss {loss.item():.3g}); lower the learning rate"
+            )
         average.update(optimizer.masters, step)
         done = step + 1
         logged = done % job.log_every == 0 or done == job.steps
@@ -119,3 +128,8 @@ def train(
     torch._foreach_copy_([p.data for p in optimizer.working], average.average)
     model.eval()
     yield Trained(precision)
+
+
+def _common_precision(job: TrainingJob, world: World) -> str:
+    """Return the precision all processes take: a probe may differ between them, the weights must not."""
+    return "fp32" if world.agree(choose_precision(job.precision) == "fp32") else "bf16"

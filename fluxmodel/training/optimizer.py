@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fluxmodel.training.job import OptimizerSettings
+from fluxmodel.training_job import OptimizerSettings
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _MUON_MOMENTUM = 0.95
@@ -49,8 +49,9 @@ def orthogonalize(matrices: Float[Tensor, "k m n"], num_iterations: int = 5) -> 
 
 
 def is_inner_matrix(name: str, parameter: Tensor) -> bool:
-    """Return whether Muon fits: a matrix inside a block, neither modulation nor an embedding nor the last layer."""
-    return parameter.ndim == 2 and "blocks." in name and "mod" not in name.split("blocks.")[1]
+    """Return whether Muon fits: a matrix or convolution inside a block, neither modulation nor embedding nor end."""
+    inside = any(part in name for part in ("blocks.", "layers.", ".conv"))
+    return parameter.ndim in (2, 4) and inside and "mod" not in name.rpartition("blocks.")[2]
 
 
 class MasterOptimizer:
@@ -101,10 +102,12 @@ class MasterOptimizer:
                 gradient = self.masters[i].grad
                 assert gradient is not None
                 self._momenta[i].lerp_(gradient, 1 - _MUON_MOMENTUM)
-                updates.append(gradient.lerp(self._momenta[i], _MUON_MOMENTUM))
-            scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            for i, update in zip(members, orthogonalize(torch.stack(updates)), strict=True):
-                self.masters[i].mul_(1 - rate * self.settings.weight_decay).sub_(update, alpha=rate * scale)
+                updates.append(gradient.lerp(self._momenta[i], _MUON_MOMENTUM).flatten(1))
+            matrices = orthogonalize(torch.stack(updates))
+            scale = max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
+            for i, update in zip(members, matrices, strict=True):
+                self.masters[i].mul_(1 - rate * self.settings.weight_decay)
+                self.masters[i].sub_(update.view(shape), alpha=rate * scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs to go on bit for bit."""

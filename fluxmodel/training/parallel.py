@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
+from fluxmodel.errors import InputError
+
 
 @dataclass(frozen=True)
 class World:
@@ -25,11 +27,11 @@ class World:
         """Return this process's part of a global batch.
 
         Raises:
-            ValueError: the batch does not divide.
+            InputError: the batch does not divide.
         """
         if batch_size % self.size:
-            raise ValueError(
-                f"batch_size {batch_size} is not a multiple of the {self.size} processes that share it"
+            raise InputError(
+                f"batch_size is {batch_size}, not a multiple of the {self.size} processes that share it"
             )
         part = batch_size // self.size
         return slice(self.rank * part, (self.rank + 1) * part)

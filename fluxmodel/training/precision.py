@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from fluxmodel.training.job import Precision
+from fluxmodel.training_job import Precision
 
 WORTHWHILE_SPEEDUP = 1.2
 

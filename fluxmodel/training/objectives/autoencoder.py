@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fluxmodel.data.image_pool import load_pools
 from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
+from fluxmodel.errors import InputError
 from fluxmodel.pixels import to_signed
 from fluxmodel.randomness import epoch_batch, keyed_generator
-from fluxmodel.training.job import TrainingJob
+from fluxmodel.training_job import TrainingJob
 
 STATISTICS_IMAGES = 2000
 
@@ -45,9 +46,12 @@ class AutoencoderObjective:
         train, validation = load_pools(job.data, self.settings.num_images, self.settings.num_validation)
         self.train = torch.from_numpy(train.pixels)
         self.validation = to_signed(torch.from_numpy(validation.pixels))
-        self.model = Autoencoder(AutoencoderConfig.model_validate(job.model)).to(
-            memory_format=torch.channels_last
-        )
+        config = AutoencoderConfig.model_validate(job.model)
+        if train.image_size % (2 * config.downscale):
+            raise InputError(
+                f"{job.data}: image_size is {train.image_size}; curate to a multiple of {2 * config.downscale} pixels"
+            )
+        self.model = Autoencoder(config).to(memory_format=torch.channels_last)
 
     def batch(self, step: int, part: slice) -> tuple[Tensor, Tensor]:
         """Return images [b, 3, h, w] and the noise of their latents."""

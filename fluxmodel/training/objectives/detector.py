@@ -14,7 +14,7 @@ from fluxmodel.data.procedural import Level, ProceduralSource
 from fluxmodel.encoders.detector import SceneDetector, SceneDetectorConfig, SceneLogits
 from fluxmodel.pixels import to_signed
 from fluxmodel.randomness import epoch_batch, keyed_generator
-from fluxmodel.training.job import TrainingJob
+from fluxmodel.training_job import TrainingJob
 
 ABSENT = -100
 """The class cross entropy passes over."""

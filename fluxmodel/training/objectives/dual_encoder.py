@@ -13,7 +13,7 @@ from fluxmodel.encoders.dual_encoder import DualEncoder, DualEncoderConfig
 from fluxmodel.encoders.tokens import build_tokenizer
 from fluxmodel.pixels import to_signed
 from fluxmodel.randomness import epoch_batch
-from fluxmodel.training.job import TrainingJob
+from fluxmodel.training_job import TrainingJob
 
 CANDIDATES = 32
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from fluxmodel.data.latent_cache import EncodedDataset
 from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
+from fluxmodel.errors import InputError
 from fluxmodel.flow.objective import flow_matching_loss
 from fluxmodel.flow.packing import image_ids, pack
 from fluxmodel.flow.timesteps import TimeDensity, sample_timesteps
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.randomness import epoch_batch, keyed_generator
-from fluxmodel.training.job import TrainingJob
+from fluxmodel.training_job import TrainingJob
 from fluxmodel.weights import save_mmdit
 
 
@@ -58,13 +59,33 @@ class FlowObjective:
         self.data = pack(encoded.latents)
         self.height, self.width = encoded.latents.shape[-2:]
         self.encoder = WordEncoder(self.settings.text)
+        config = MMDiTConfig.model_validate(job.model)
+        self._require_fit(config)
         self._choose_captions(encoded.captions)
-        self.model = MMDiT(MMDiTConfig.model_validate(job.model))
+        self.model = MMDiT(config)
         self.model.initialize(keyed_generator(job.seed, 0))
+
+    def _require_fit(self, config: MMDiTConfig) -> None:
+        """Raise InputError, before the network is built, where its ends do not fit the latents and the text."""
+        channels, dim = self.data.shape[-1], self.settings.text.dim
+        wanted = {
+            "in_channels": channels,
+            "out_channels": channels,
+            "vec_in_dim": dim,
+            "context_in_dim": dim,
+        }
+        for name, width in wanted.items():
+            if getattr(config, name) != width:
+                raise InputError(f"model.{name} is {getattr(config, name)}; this data and text need {width}")
 
     def _choose_captions(self, captions: list[dict[str, str]]) -> None:
         mix = self.settings.caption_mix
         kinds = [k for k in mix if mix[k] > 0 and any(k in own for own in captions)]
+        if not kinds:
+            raise InputError(
+                f"objective.caption_mix names {', '.join(mix) or 'nothing'}, and {self.job.data} has no such caption; "
+                f"its kinds are {', '.join(sorted(set().union(*captions))) or 'none'}"
+            )
         weight = torch.tensor([[mix[k] * (k in own) for k in kinds] for own in captions])
         self._cumulative = (weight / weight.sum(1, keepdim=True)).cumsum(1)
         texts = {"": 0}
@@ -88,7 +109,7 @@ class FlowObjective:
         return FlowBatch(*(field[part] for field in fields))
 
     def loss(self, batch: FlowBatch, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean velocity error, and the error of the half of times nearer to noise and to data."""
+        """Return the mean squared error of the velocity."""
         num = len(batch.t)
         img_ids, txt_ids = image_ids(num, self.height, self.width), self.encoder.text_ids(num)
 
