@@ -1,0 +1,229 @@
+"""The MM-DiT against diffusers' FluxTransformer2DModel with the same weights, and against FLUX.1's counts."""
+
+import warnings
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from fluxmodel.flow.packing import image_ids
+from fluxmodel.mmdit.config import MMDiTConfig
+from fluxmodel.mmdit.transformer import MMDiT
+from fluxmodel.randomness import keyed_generator
+
+HIDDEN, HEADS, NUM_TEXT, BATCH = 48, 2, 5, 2
+
+
+def tiny_config(guidance_embed: bool) -> MMDiTConfig:
+    return MMDiTConfig(
+        in_channels=16,
+        out_channels=16,
+        vec_in_dim=12,
+        context_in_dim=20,
+        hidden_size=HIDDEN,
+        num_heads=HEADS,
+        depth=2,
+        depth_single_blocks=2,
+        axes_dim=(8, 8, 8),
+        guidance_embed=guidance_embed,
+    )
+
+
+def random_model(guidance_embed: bool) -> MMDiT:
+    model, generator = MMDiT(tiny_config(guidance_embed)), keyed_generator(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator) + name.endswith("scale"))
+    return model
+
+
+def inputs(guidance: bool) -> dict[str, torch.Tensor]:
+    generator = keyed_generator(2)
+    given = {
+        "img": torch.randn(BATCH, 12, 16, generator=generator),
+        "img_ids": image_ids(BATCH, 6, 8),
+        "txt": torch.randn(BATCH, NUM_TEXT, 20, generator=generator),
+        "txt_ids": torch.zeros(BATCH, NUM_TEXT, 3),
+        "timesteps": torch.tensor([0.83, 0.21]),
+        "y": torch.randn(BATCH, 12, generator=generator),
+    }
+    return given | ({"guidance": torch.tensor([3.5, 1.5])} if guidance else {})
+
+
+# The original's names in diffusers' words
+
+
+def stream_names(ours: str, theirs: str, stream: str) -> dict[str, list[str]]:
+    is_text = stream == "txt"
+    attention = f"{theirs}.attn."
+    qkv = ("add_q_proj", "add_k_proj", "add_v_proj") if is_text else ("to_q", "to_k", "to_v")
+    norms = ("norm_added_q", "norm_added_k") if is_text else ("norm_q", "norm_k")
+    feed = f"{theirs}.ff_context" if is_text else f"{theirs}.ff"
+    return {
+        f"{ours}.{stream}_mod.lin": [f"{theirs}.norm1{'_context' if is_text else ''}.linear"],
+        f"{ours}.{stream}_attn.qkv": [attention + name for name in qkv],
+        f"{ours}.{stream}_attn.norm.query_norm.scale": [f"{attention}{norms[0]}.weight"],
+        f"{ours}.{stream}_attn.norm.key_norm.scale": [f"{attention}{norms[1]}.weight"],
+        f"{ours}.{stream}_attn.proj": [attention + ("to_add_out" if is_text else "to_out.0")],
+        f"{ours}.{stream}_mlp.0": [f"{feed}.net.0.proj"],
+        f"{ours}.{stream}_mlp.2": [f"{feed}.net.2"],
+    }
+
+
+def diffusers_names(config: MMDiTConfig) -> dict[str, list[str]]:
+    names = {
+        "img_in": ["x_embedder"],
+        "txt_in": ["context_embedder"],
+        "final_layer.linear": ["proj_out"],
+        "final_layer.adaLN_modulation.1": ["norm_out.linear"],
+    }
+    embedders = {"time_in": "timestep_embedder", "vector_in": "text_embedder"}
+    if config.guidance_embed:
+        embedders["guidance_in"] = "guidance_embedder"
+    for ours, theirs in embedders.items():
+        names[f"{ours}.in_layer"] = [f"time_text_embed.{theirs}.linear_1"]
+        names[f"{ours}.out_layer"] = [f"time_text_embed.{theirs}.linear_2"]
+    for i in range(config.depth):
+        for stream in ("img", "txt"):
+            names |= stream_names(f"double_blocks.{i}", f"transformer_blocks.{i}", stream)
+    for i in range(config.depth_single_blocks):
+        ours, theirs = f"single_blocks.{i}", f"single_transformer_blocks.{i}"
+        names |= {
+            f"{ours}.modulation.lin": [f"{theirs}.norm.linear"],
+            f"{ours}.linear1": [f"{theirs}.attn.to_{n}" for n in "qkv"] + [f"{theirs}.proj_mlp"],
+            f"{ours}.linear2": [f"{theirs}.proj_out"],
+            f"{ours}.norm.query_norm.scale": [f"{theirs}.attn.norm_q.weight"],
+            f"{ours}.norm.key_norm.scale": [f"{theirs}.attn.norm_k.weight"],
+        }
+    return names
+
+
+def to_diffusers(model: MMDiT) -> dict[str, torch.Tensor]:
+    names, result = diffusers_names(model.config), {}
+    for key, tensor in model.state_dict().items():
+        stem, _, ending = key.rpartition(".")
+        parts, suffix = (names[key], "") if key in names else (names[stem], f".{ending}")
+        if stem == "final_layer.adaLN_modulation.1":  # (shift, scale) there, (scale, shift) here
+            tensor = torch.cat(tensor.chunk(2)[::-1])
+        rows = [HIDDEN] * 3 + [len(tensor) - 3 * HIDDEN] if len(parts) > 1 else [len(tensor)]
+        result |= {f"{p}{suffix}": t for p, t in zip(parts, tensor.split(rows[: len(parts)]), strict=True)}
+    return result
+
+
+def diffusers_twin(model: MMDiT):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what diffusers and its dependencies warn of is theirs to mend
+        from diffusers import FluxTransformer2DModel
+
+        config = model.config
+        twin = FluxTransformer2DModel(
+            in_channels=config.in_channels,
+            num_layers=config.depth,
+            num_single_layers=config.depth_single_blocks,
+            attention_head_dim=config.head_dim,
+            num_attention_heads=config.num_heads,
+            joint_attention_dim=config.context_in_dim,
+            pooled_projection_dim=config.vec_in_dim,
+            guidance_embeds=config.guidance_embed,
+            axes_dims_rope=config.axes_dim,
+        )
+    twin.load_state_dict(to_diffusers(model), strict=True)
+    return twin
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+@pytest.mark.parametrize("guidance", [True, False], ids=["dev", "schnell"])
+def test_output_and_gradients_equal_those_of_diffusers(guidance):
+    model = random_model(guidance)
+    twin = diffusers_twin(model)
+    mine, its = inputs(guidance), inputs(guidance)
+    for given in (mine, its):
+        for name in ("img", "txt", "y"):
+            given[name].requires_grad_()
+    ours = model(**mine)
+    theirs = twin(
+        hidden_states=its["img"],
+        encoder_hidden_states=its["txt"],
+        pooled_projections=its["y"],
+        timestep=its["timesteps"],
+        img_ids=its["img_ids"][0],
+        txt_ids=its["txt_ids"][0],
+        guidance=its.get("guidance"),
+        return_dict=False,
+    )[0]
+    assert relative_error(ours, theirs) < 1e-5
+    for output in (ours, theirs):
+        output.square().sum().backward()
+    for name in ("img", "txt", "y"):
+        assert relative_error(mine[name].grad, its[name].grad) < 1e-5, name
+
+
+@pytest.mark.parametrize(
+    ("guidance_embed", "num_parameters", "num_tensors"),
+    [(True, 11_901_408_320, 780), (False, 11_891_178_560, 776)],
+    ids=["dev", "schnell"],
+)
+def test_the_defaults_are_flux_1(guidance_embed, num_parameters, num_tensors):
+    with torch.device("meta"):
+        model = MMDiT(MMDiTConfig(guidance_embed=guidance_embed))
+    assert sum(p.numel() for p in model.parameters()) == num_parameters
+    assert len(model.state_dict()) == num_tensors
+
+
+def test_samples_of_a_batch_do_not_meet():
+    model, given = random_model(False), inputs(False)
+    alone = model(**{name: tensor[1:] for name, tensor in given.items()})
+    torch.testing.assert_close(model(**given)[1:], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_order_of_text_matters_only_through_its_embeddings():
+    model, given = random_model(False), inputs(False)
+    shuffled = given | {"txt": given["txt"].flip(1)}
+    torch.testing.assert_close(model(**given), model(**shuffled), rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_network_predicts_zero_velocity():
+    model = MMDiT(tiny_config(True))
+    model.initialize(keyed_generator(0))
+    assert not model(**inputs(True)).any()
+
+
+def test_initialization_is_a_function_of_its_generator():
+    states = []
+    for seed in (0, 0, 1):
+        model = MMDiT(tiny_config(True))
+        model.initialize(keyed_generator(seed))
+        states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_bf16_stays_close_to_fp32():
+    model, given = random_model(True), inputs(True)
+    exact = model(**given)
+    rounded = model.to(torch.bfloat16)(**given)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).norm() / exact.norm() < 0.05
+
+
+def test_missing_guidance_is_named():
+    with pytest.raises(ValueError, match="pass guidance"):
+        random_model(True)(**inputs(False))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_heads": 5}, "num_heads 5"),
+        ({"axes_dim": (8, 8, 6)}, "axes_dim"),
+        ({"axes_dim": (9, 9, 6)}, "axes_dim"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"width": 3}, "width"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(change, named):
+    with pytest.raises(ValidationError, match=named):
+        MMDiTConfig.model_validate(tiny_config(True).model_dump() | change)
