@@ -19,7 +19,7 @@ TITLES = {
 }
 _PREFERRED = ("attr_acc", "all_correct", "fd", "clip", "retrieval", "kid")
 _INK, _FAINT, _LINE = "#22262a", "#7b848c", "#e3e6e8"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,

@@ -10,6 +10,7 @@ itself, end token kept. The score is worth reporting only where the encoder can 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,24 +48,24 @@ def admission(directory: Path) -> Admission:
 class _Unwrapped(nn.Module):
     """A CLIP model whose feature methods return tensors."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, clip: Any):
         super().__init__()
-        self.model = model
-        self.config = model.config
+        self.clip: Any = clip
+        self.config: Any = clip.config
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         side = self.config.vision_config.image_size
         if pixel_values.shape[-2:] != (side, side):
-            size = (side, side)
+            size = [side, side]
             pixel_values = functional.interpolate(pixel_values, size=size, mode="bicubic", antialias=True)
-        return _pooled(self.model.get_image_features(pixel_values=pixel_values))
+        return _pooled(self.clip.get_image_features(pixel_values=pixel_values))
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return _pooled(self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
+        return _pooled(self.clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
 
 
-def _pooled(output: object) -> Tensor:
-    return output if isinstance(output, Tensor) else output.pooler_output  # type: ignore[attr-defined]
+def _pooled(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output.pooler_output
 
 
 class _Processor:
@@ -93,8 +94,8 @@ class DualEncoderCLIPScore(CLIPScore):
     full_state_update: bool = False
     values: list[Tensor]
 
-    def __init__(self, dual_encoder: object, **kwargs: object):
-        model, tokenizer = dual_encoder.model.eval(), dual_encoder.tokenizer  # type: ignore[attr-defined]
+    def __init__(self, dual_encoder: Any, **kwargs: Any):
+        model, tokenizer = dual_encoder.model.eval(), dual_encoder.tokenizer
         processor = _Processor(tokenizer, model.config.text_config.max_position_embeddings)
         super().__init__(lambda: (_Unwrapped(model), processor), **kwargs)
         self.add_state("values", [], dist_reduce_fx="cat")
@@ -122,7 +123,7 @@ class DualEncoderCLIPScore(CLIPScore):
         return torch.cat(list(self.values)) if len(self.values) else torch.zeros(0)
 
 
-def clip_scores(dual_encoder: object, images: Tensor, captions: list[str], batch_size: int = 250) -> Tensor:
+def clip_scores(dual_encoder: Any, images: Tensor, captions: list[str], batch_size: int = 250) -> Tensor:
     """CLIP score of every image against its caption, [n]."""
     metric = DualEncoderCLIPScore(dual_encoder)
     for start in range(0, len(images), batch_size):

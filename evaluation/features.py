@@ -1,6 +1,8 @@
 """Feature extractors for the Frechet distance and KID, each carrying the name its numbers are labelled with."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,14 @@ class FeatureExtractor(nn.Module):
         metric_name: "FID" over Inception features, else "Frechet distance".
     """
 
-    def __init__(self, network: object, compute, num_features: int, label: str, batch_size: int = 250):
+    def __init__(
+        self,
+        network: Any,
+        compute: Callable[[Tensor], Tensor],
+        num_features: int,
+        label: str,
+        batch_size: int = 250,
+    ):
         super().__init__()
         if isinstance(network, nn.Module):
             network.eval().requires_grad_(False)
@@ -52,7 +61,7 @@ def detector_extractor(directory: Path) -> FeatureExtractor:
     return FeatureExtractor(detector, detector.features, detector.num_features, label)
 
 
-def dual_encoder_extractor(directory: Path, encoder: object | None = None) -> FeatureExtractor:
+def dual_encoder_extractor(directory: Path, encoder: Any = None) -> FeatureExtractor:
     """Image embeddings of the dual encoder: what there is where no detector can be trained."""
     if encoder is None:
         from fluxmodel.encoders.dual_encoder import DualEncoder

@@ -26,14 +26,11 @@ def kernel_distance(real: Tensor, fake: Tensor, num_blocks: int = 25) -> Interva
         return Interval(
             value, float("nan"), float("nan"), min(len(real), len(fake)), "no interval: too few images"
         )
-    left_out = [
-        _unbiased(
-            *(_without(sums, block) for sums in (within_real, within_fake, between)),
-            len(real) - sizes[0][block],
-            len(fake) - sizes[1][block],
-        )
-        for block in range(num_blocks)
-    ]
+    left_out = []
+    for block in range(num_blocks):
+        first, second, cross = (_without(sums, block) for sums in (within_real, within_fake, between))
+        n, m = len(real) - sizes[0][block], len(fake) - sizes[1][block]
+        left_out.append(_unbiased(first, second, cross, n, m))
     return jackknife(value, np.array(left_out), min(len(real), len(fake)))
 
 

@@ -83,9 +83,9 @@ def table(head: list[str], rows: list[list[str]], best: int | None = None) -> st
 
 def tile(png: str, caption: str, right: bool | None = None, seen: str = "") -> str:
     """An image with its prompt, a mark for right or wrong, and what was seen instead."""
-    mark = {True: '<span class="mark pass">✓</span>', False: '<span class="mark miss">✗</span>'}.get(
-        right, ""
-    )  # type: ignore[arg-type]
+    mark = ""
+    if right is not None:
+        mark = f'<span class="mark {"pass" if right else "miss"}">{"✓" if right else "✗"}</span>'
     note = f"<i>seen: {escape(seen)}</i>" if seen else ""
     alt = escape(caption or "a real image", quote=True)
     text = f"<figcaption>{mark}{escape(caption)}{note}</figcaption>" if caption else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from . import report_sections as sections
 from .page import page
@@ -53,10 +53,9 @@ def write_report(
 
 def closing_figures(evaluation: Mapping[str, Any] | Path) -> dict[str, str]:
     """The few figures the command closes with, in words, best first; a document or the path of evaluation.json."""
-    if not isinstance(evaluation, Mapping):
-        path = Path(evaluation)
-        path = path / "evaluation.json" if path.is_dir() else path
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(evaluation, Path):
+        path = evaluation / "evaluation.json" if evaluation.is_dir() else evaluation
+        evaluation = cast(Mapping[str, Any], json.loads(path.read_text(encoding="utf-8")))
     found = {each["name"]: each for each in evaluation["metrics"]}
     head = evaluation["headline"]
     how = "unguided" if head["guidance"] == 1 else f"guidance {head['guidance']:g}"

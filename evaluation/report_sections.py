@@ -167,7 +167,7 @@ def _curve_table(document: Mapping[str, Any]) -> str:
             if curve == document["headline"]["curve"] and point["steps"] == document["headline"]["steps"]:
                 best = len(rows)
             cells = [_cell(name, point.get(name), point.get(f"{name}_ci")) for name in names]
-            label = escape(LABELS.get(curve, curve))
+            label = escape(str(LABELS.get(curve, curve)))
             latency = f"{point['latency_ms']:.1f}"
             rows.append([label, str(point["steps"]), str(point["calls"]), *cells, latency])
     return table(head, rows, best)
@@ -203,7 +203,7 @@ def baselines(document: Mapping[str, Any]) -> str:
              "retrieval": "own caption"}  # fmt: skip
     rows = [["<b>this model</b>", *(_interval_cell(name, metrics.get(name)) for name in names)]]
     rows += [
-        [escape(titles.get(kind, kind)), *(_interval_cell(name, each.get(name)) for name in names)]
+        [escape(str(titles.get(kind, kind))), *(_interval_cell(name, each.get(name)) for name in names)]
         for kind, each in found.items()
     ]
     note = "The same measures with other images, or other captions, in the model's place."

@@ -37,7 +37,7 @@ class DrawingPipe:
             dx, dy = rng.uniform(-self.level.jitter, self.level.jitter, 2)
             size = item.size or self.level.sizes[0]
             objects.append(SceneObject(item.shape, color, size, item.row, item.col, dx, dy))
-        return Scene(self.level.name, said.background, tuple(objects))
+        return Scene(self.level.name, said.background or "white", tuple(objects))
 
 
 class IdentityAutoencoder:

@@ -31,7 +31,7 @@ def features(n, d=12, seed=0, shift=0.0):
 def slow_distance(real, fake):
     """As in the paper, with the square root of a matrix."""
     a, b = np.cov(real.T), np.cov(fake.T)
-    root = linalg.sqrtm(a @ b).real
+    root = np.real(linalg.sqrtm(a @ b))
     return ((real.mean(0) - fake.mean(0)) ** 2).sum() + np.trace(a + b - 2 * root)
 
 

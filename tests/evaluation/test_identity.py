@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from evaluation.identity import (
@@ -29,7 +31,7 @@ BASE = Identity(
 )
 
 
-def measurement(value=0.9, name="attr_acc", direction="higher", **identity):
+def measurement(value: float | None = 0.9, name="attr_acc", direction: Any = "higher", **identity):
     return Measurement(name=name, value=value, n=1000, method="", direction=direction, identity=identity)
 
 

@@ -33,25 +33,38 @@ def test_latency_draws_single_images_and_warms_up():
     assert [count for count, *_ in pipe.calls] == [1] * 4
 
 
-@pytest.mark.slow
-def test_two_workers_draw_the_same_pixels_as_one(tmp_path):
+def tiny_model(directory):
+    """An untrained model directory whose velocity is not zero."""
     from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
-    from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
+    from fluxmodel.encoders.text import WordEncoderConfig
     from fluxmodel.mmdit.config import MMDiTConfig
     from fluxmodel.mmdit.transformer import MMDiT
-    from fluxmodel.text_to_image import ModelIndex, TextToImage
+    from fluxmodel.text_to_image import assemble
+    from fluxmodel.weights import save_mmdit
 
-    pytest.importorskip("fluxmodel.weights")
     torch.manual_seed(0)
-    text = WordEncoder(WordEncoderConfig())
+    text = WordEncoderConfig(dim=16)
     config = MMDiTConfig(
-        in_channels=32, out_channels=32, vec_in_dim=text.config.pooled_dim, context_in_dim=text.config.token_dim,
-        hidden_size=32, mlp_ratio=2, num_heads=2, depth=1, depth_single_blocks=1, axes_dim=(4, 6, 6),
-        theta=10000, qkv_bias=True, guidance_embed=False,
+        in_channels=32, out_channels=32, vec_in_dim=16, context_in_dim=16, hidden_size=32, mlp_ratio=2, num_heads=2,
+        depth=1, depth_single_blocks=1, axes_dim=(4, 6, 6), guidance_embed=False,
     )  # fmt: skip
-    pipe = TextToImage(
-        ModelIndex(image_size=32), MMDiT(config), Autoencoder(AutoencoderConfig(width=16)), text
-    )
-    pipe.save(tmp_path)
-    with Sampler(pipe, tmp_path, batch_size=4, workers=1) as alone, Sampler(pipe, tmp_path, 4, 2) as shared:
+    model = MMDiT(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    for name in ("trained/transformer", "autoencoder", "model"):
+        (directory / name).mkdir(parents=True)
+    save_mmdit(model, directory / "trained" / "transformer")
+    (directory / "trained" / "text_encoder.json").write_text(text.model_dump_json())
+    Autoencoder(AutoencoderConfig(width=16, num_blocks=1)).save(directory / "autoencoder")
+    assemble(directory / "trained", directory / "autoencoder", directory / "model", 32, 8, 2.0)
+    return directory / "model"
+
+
+@pytest.mark.slow
+def test_two_workers_draw_the_same_pixels_as_one(tmp_path):
+    from fluxmodel.text_to_image import TextToImage
+
+    directory = tiny_model(tmp_path)
+    pipe = TextToImage.from_pretrained(directory)
+    with Sampler(pipe, directory, 4, workers=1) as alone, Sampler(pipe, directory, 4, workers=2) as shared:
         assert torch.equal(alone.sample(ASKED, 2, 2.0), shared.sample(ASKED, 2, 2.0))

@@ -16,6 +16,12 @@ def one(level="full", shape="circle", color="red", size="large", row=1, col=1, b
     return Scene(level, background, (SceneObject(shape, color, size, row, col, **offset),))
 
 
+def asked_of(level, scenes):
+    asked = scene_prompts("", level, scenes, 0, "").asked
+    assert asked is not None
+    return asked
+
+
 def read(images, level="full"):
     return SceneJudge(level).read(images)
 
@@ -24,7 +30,7 @@ def read(images, level="full"):
 @pytest.mark.parametrize("level", LEVELS)
 def test_clean_renders_are_read_as_they_are(level, held_out):
     scenes = draw_scenes(level, "calibration", 5, 1000, held_out)
-    asked = scene_prompts("", level, scenes, 0, "").asked
+    asked = asked_of(level, scenes)
     verdicts = compare(asked, read(render_tensor(scenes), level))
     assert verdicts.all_correct.mean() >= 0.999
 
@@ -32,7 +38,7 @@ def test_clean_renders_are_read_as_they_are(level, held_out):
 @pytest.mark.parametrize("level", LEVELS)
 def test_soft_edges_are_still_read(level):
     scenes = draw_scenes(level, "calibration", 6, 300)
-    asked = scene_prompts("", level, scenes, 0, "").asked
+    asked = asked_of(level, scenes)
     soft = gaussian_blur(render_tensor(scenes).float(), 0.7).round().byte()
     assert compare(asked, read(soft, level)).all_correct.mean() >= 0.99
 
@@ -40,7 +46,7 @@ def test_soft_edges_are_still_read(level):
 @pytest.mark.parametrize("level", LEVELS)
 def test_under_heavy_damage_it_says_undecided_rather_than_something_wrong(level):
     scenes = draw_scenes(level, "calibration", 7, 200)
-    asked = scene_prompts("", level, scenes, 0, "").asked
+    asked = asked_of(level, scenes)
     for name, images in damaged(render_tensor(scenes), 0):
         verdicts = compare(asked, read(images, level))
         wrong = 1 - verdicts.accuracy.mean() - verdicts.undecided_share.mean()
@@ -82,7 +88,7 @@ def test_shifts_between_pixels_change_nothing(dx, dy):
 
 def test_a_slightly_faded_object_on_a_slightly_tinted_background_is_read():
     scenes = draw_scenes("full", "calibration", 9, 200)
-    asked = scene_prompts("", "full", scenes, 0, "").asked
+    asked = asked_of("full", scenes)
     faded = (0.93 * render_tensor(scenes).float() + 9).round().byte()
     assert compare(asked, read(faded)).accuracy.mean() > 0.99
 
