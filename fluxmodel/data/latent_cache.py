@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.encoders.autoencoder import Autoencoder
-from fluxmodel.errors import ArtifactError, InputError
+from fluxmodel.errors import ArtifactError
 from fluxmodel.pixels import to_signed
 from fluxmodel.progress import Progress, silent
 
@@ -41,12 +41,11 @@ def encode_dataset(
         What it gave: number of samples, mean and standard deviation of the latents.
 
     Raises:
-        InputError: the dataset has no training image, or a directory is none.
+        ArtifactError: `dataset` is no curated dataset.
+        InputError: `autoencoder` is no autoencoder.
     """
     source, encoder = CuratedDataset(dataset), Autoencoder.from_directory(autoencoder)
     pixels = source.pixels("train")
-    if not len(pixels):
-        raise InputError(f"{dataset}: it has no training image; look at its decisions and loosen the rules")
     batches = []
     for start in range(0, len(pixels), ENCODE_BATCH):
         images = to_signed(torch.from_numpy(pixels[start : start + ENCODE_BATCH]))
