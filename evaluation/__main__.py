@@ -6,7 +6,6 @@ which appears only when it is whole. Exit codes are the error tree's; the last l
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -20,8 +19,6 @@ from typing import Any
 from fluxmodel.errors import FluxlineError, InputError, InterruptedRun
 
 from .settings import EvaluationJob
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Spool:
@@ -100,12 +97,10 @@ def run(job: EvaluationJob) -> Path:
 
 
 def end_with_parent() -> None:
-    """End when the parent is gone: its pipe closes (FLUXLINE_PARENT_PIPE), or on Linux the kernel says so."""
-    if sys.platform == "linux" and "FLUXLINE_PARENT_PIPE" in os.environ:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if "FLUXLINE_PARENT_PIPE" in os.environ:
-        descriptor = int(os.environ["FLUXLINE_PARENT_PIPE"])
-        threading.Thread(target=_wait_for_end, args=(descriptor,), daemon=True).start()
+    """End when the parent is gone: its end of the pipe in FLUXLINE_PARENT_PIPE closes, however it died."""
+    descriptor = os.environ.get("FLUXLINE_PARENT_PIPE")
+    if descriptor is not None:
+        threading.Thread(target=_wait_for_end, args=(int(descriptor),), daemon=True).start()
 
 
 def _wait_for_end(descriptor: int) -> None:

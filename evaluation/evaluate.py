@@ -195,7 +195,7 @@ def _metrics(
     found += _agreement(instruments, headline.measured, at_headline)
     found.append(
         Measurement(name="latency_ms", value=headline.latency_ms, n=instruments.settings.num_latency_trials,
-                    method="median of single images", direction="lower", identity=at_headline)
+                    method="fastest single image", direction="lower", identity=at_headline)
     )  # fmt: skip
     last = max((point for point in points if point.guidance > 1), key=lambda point: point.steps)
     at_last = {"steps": last.steps, "guidance": last.guidance}

@@ -39,17 +39,35 @@ class FeatureExtractor(nn.Module):
         self.num_features = int(num_features)
         self.label = label
         self.batch_size = batch_size
+        self.mean = torch.zeros(self.num_features)
+        self.deviation = torch.ones(self.num_features)
 
     @property
     def metric_name(self) -> str:
         """What a distance over these features may be called."""
         return "FID" if self.label.startswith("inception") else "Frechet distance"
 
+    def standardise(self, images: Tensor) -> None:
+        """From now on give features with mean 0 and deviation 1 over these images; the label says so.
+
+        An embedded network's features have whatever scale training left: the few largest would decide the whole
+        distance (a detector's real against real was 4086 for a model's 4469), and the cubic kernel would explode.
+        Nearly constant features are not blown up beyond a hundredth of the usual deviation.
+        """
+        features = self(images)
+        deviation = features.std(0)
+        self.mean, self.deviation = (
+            features.mean(0),
+            deviation.clamp(min=0.01 * float(deviation.mean()) + 1e-12),
+        )
+        self.label += ", standardised by the reference"
+
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
         """Features of uint8 images, in batches."""
         batches = images.split(self.batch_size)
-        return torch.cat([self.compute(unit_range(batch)).detach().float().cpu() for batch in batches])
+        features = torch.cat([self.compute(unit_range(batch)).detach().float().cpu() for batch in batches])
+        return (features - self.mean) / self.deviation
 
 
 def detector_extractor(directory: Path) -> FeatureExtractor:

@@ -22,6 +22,10 @@ _MEASURING = (
 )  # fmt: skip
 
 
+# The store's note about an artifact, such as when it was made; no part of what it holds.
+_MANIFEST = "manifest.json"
+
+
 class Identity(BaseModel):
     """What a number was measured on and with."""
 
@@ -113,7 +117,7 @@ def digest_of_directory(directory: Path, suffixes: tuple[str, ...] | None = None
     Raises:
         ArtifactError: where the directory is missing or empty.
     """
-    files = sorted(path for path in Path(directory).rglob("*") if path.is_file())
+    files = sorted(path for path in Path(directory).rglob("*") if path.is_file() and path.name != _MANIFEST)
     files = [path for path in files if suffixes is None or path.suffix in suffixes]
     if not files:
         raise ArtifactError(f"{directory} is missing or empty; run the stage that makes it again.")

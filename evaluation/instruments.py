@@ -80,6 +80,7 @@ class Instruments:
             self.skipped["attr_acc"] = (
                 "no scene judge: these images have no scene description to be judged by"
             )
+        self.extractor.standardise(benchmark.reference)
         self.reference = ReferenceFeatures(self.extractor(benchmark.reference))
 
     def _load_dual_encoder(self, directory: Path | None) -> Any:

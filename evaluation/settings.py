@@ -30,7 +30,7 @@ class EvaluationSettings(BaseModel):
         default=32, ge=2, description="Captions among which an image has to find its own (chance is 1/N)."
     )
     num_latency_trials: int = Field(
-        default=5, ge=1, description="Single images timed per point; the median is given."
+        default=5, ge=1, description="Single images timed per point; the fastest counts."
     )
     num_calibration: int = Field(
         default=200, ge=0, description="Known scenes on which the judge is calibrated, per kind of damage."

@@ -85,6 +85,7 @@ def test_different_or_missing_quantities_are_refused(new, old):
 def test_a_directorys_digest_is_of_names_and_bytes(tmp_path):
     (tmp_path / "a").write_text("1")
     before = digest_of_directory(tmp_path)
+    (tmp_path / "manifest.json").write_text("the store's own note")
     assert digest_of_directory(tmp_path) == before
     (tmp_path / "a").rename(tmp_path / "b")
     moved = digest_of_directory(tmp_path)
