@@ -18,9 +18,11 @@ from tasks.register import register
 from tasks.stage_run import RunContext
 from tasks.train import train
 
+DEFAULTS = PipelineConfig()
+
 
 @flow(name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=16), persist_result=False)
-def pipeline(config: PipelineConfig) -> dict[str, Any]:
+def pipeline(config: PipelineConfig = DEFAULTS) -> dict[str, Any]:
     """Turn raw images into a registered, evaluated text-to-image model."""
     plan = make_plan(config)
     with pipeline_run(config.model_dump(), plan.source.fingerprint) as run:

@@ -7,11 +7,11 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -65,14 +65,14 @@ class Server:
         with self.log.open("ab") as sink, _environment(environment):
             self.process, self._pipe = start_child(guarded, sink, threads=1)
 
-    def wait(self) -> None:
-        """Return when the server answers.
+    def wait(self, stop: threading.Event | None = None) -> None:
+        """Return when the server answers, or when `stop` is set.
 
         Raises:
             StageError: it ended, or did not answer in time.
         """
         deadline = time.monotonic() + READY_SECONDS
-        while not answers(self.health):
+        while not answers(self.health) and not (stop is not None and stop.is_set()):
             if self.process.poll() is not None:
                 raise StageError(f"The {self.name} server ended at once; its log is {self.log}.")
             if time.monotonic() > deadline:
@@ -173,12 +173,6 @@ def answers(url: str) -> bool:
             return reply.status == 200
     except OSError:
         return False
-
-
-def write_running(home: Home, servers: RunningServers) -> Path:
-    """Note what is running."""
-    home.servers.write_text(servers.model_dump_json())
-    return home.servers
 
 
 @contextmanager

@@ -45,6 +45,7 @@ def run_child(
     *,
     threads: int = 1,
     world_size: int = 1,
+    timeout_seconds: float = 86_400.0,
     stall_seconds: float = 3600.0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
@@ -56,6 +57,7 @@ def run_child(
         work: folder of the job file and the log.
         threads: compute threads of each process.
         world_size: processes; above 1 they are started by `torch.distributed.run`.
+        timeout_seconds: a child that takes longer is stopped.
         stall_seconds: a child that reports nothing for so long is stopped.
         progress: called as `progress(done, total, message)` with what the child reports.
 
@@ -79,7 +81,7 @@ def run_child(
         start = sink.tell()
         process, pipe = start_child(command, sink, threads)
         try:
-            code = _watch(process, spool, progress, stall_seconds)
+            code = _watch(process, spool, progress, timeout_seconds, stall_seconds)
         finally:
             stop_group(process, grace=0.0 if process.poll() is not None else GRACE_SECONDS)
             os.close(pipe)
@@ -128,23 +130,26 @@ def stop_group(process: subprocess.Popen, grace: float = GRACE_SECONDS) -> None:
     process.wait()
 
 
-def _watch(process: subprocess.Popen, spool: SpoolReader, progress, stall_seconds: float) -> int:
-    heard, asked = time.monotonic(), False
+def _watch(process: subprocess.Popen, spool: SpoolReader, progress, timeout: float, stall: float) -> int:
+    """Return the child's exit code; a stop that was asked for counts as one, a child out of time as SIGALRM."""
+    started = heard = time.monotonic()
+    asked = 0.0
     while True:
         code = process.poll()
-        lines = spool.read()
+        lines, now = spool.read(), time.monotonic()
         if lines:
-            heard = time.monotonic()
+            heard = now
             if progress is not None:
                 progress(lines[-1].step, lines[-1].total, lines[-1].message)
         if code is not None:
             return _EX_TEMPFAIL if asked and code != 0 else code
         if STOP.is_set() and not asked:
-            asked, heard = True, time.monotonic()
+            asked = now
             process.send_signal(signal.SIGTERM)
-        if time.monotonic() - heard > (GRACE_SECONDS if asked else stall_seconds):
-            stop_group(process, grace=0.0 if asked else GRACE_SECONDS)
-            return _EX_TEMPFAIL if asked else -signal.SIGALRM
+        if asked and now - asked > GRACE_SECONDS:
+            return _EX_TEMPFAIL
+        if not asked and (now - heard > stall or now - started > timeout):
+            return -signal.SIGALRM
         time.sleep(POLL_SECONDS)
 
 
@@ -155,7 +160,7 @@ def _failure(module: str, code: int, log: Path, start: int) -> Exception:
     if code == _EX_TEMPFAIL:
         return InterruptedRun("Stopped after saving a checkpoint; the same command goes on from there.")
     if code == -signal.SIGALRM:
-        how = "reported nothing for too long and was stopped"
+        how = "took too long, or reported nothing for too long, and was stopped"
     elif code < 0:
         how = f"was ended by {signal.Signals(-code).name}"
     else:

@@ -1,5 +1,6 @@
 """What a person sees while stages run: bars on a terminal, a line every ten seconds in a log, or nothing."""
 
+import logging
 import sys
 import threading
 import time
@@ -21,17 +22,19 @@ class Board(Protocol):
         """Show one line."""
 
 
-class SilentBoard:
-    """Shows nothing."""
+class LoggerBoard:
+    """Writes to the logger `fluxline`: in a served run that is the run's log in Prefect."""
 
     def update(self, stage: str, done: int, total: int, message: str) -> None:
-        pass
+        pass  # Prefect shows a progress artifact
 
     def finish(self, stage: str, said: str) -> None:
-        pass
+        self.say(f"{stage}: {said}")
 
     def say(self, text: str) -> None:
-        pass
+        logger = logging.getLogger("fluxline")
+        logger.setLevel(logging.INFO)
+        logger.info(text)
 
 
 class LineBoard:
@@ -102,7 +105,7 @@ class BarBoard:
         self._progress.console.print(text, markup=False, highlight=False)
 
 
-_current: list[Board] = [SilentBoard()]
+_current: list[Board] = [LoggerBoard()]
 
 
 def board() -> Board:

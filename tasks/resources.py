@@ -25,7 +25,7 @@ class Resources:
 
     Attributes:
         cpus: slots it takes where its job does not say (a job's `threads` wins).
-        timeout_seconds: longest time the stage may take, waiting for slots included.
+        timeout_seconds: longest time a child of the stage may take (Prefect cannot interrupt a thread that waits).
         retries: how often a failure that may pass (a killed child, a full disk freed) is tried again.
         priority: lower goes first when slots are short; the longest chain starts first.
         yields_seconds: how long a stage that is not on the longest chain lets others come first.

@@ -57,7 +57,6 @@ class Stage:
             "retries": resources.retries,
             "retry_delay_seconds": 2,
             "retry_condition_fn": _is_worth_retrying,
-            "timeout_seconds": resources.timeout_seconds,
         }
 
     def identity(self, inputs: dict[str, Any]) -> StageIdentity:
@@ -103,12 +102,18 @@ class Stage:
         threads = _threads(inputs) or resources.cpus
         with _only_one(folder / "lock"):
             record = book.read(identity.run_key)
+            if not any(
+                decision.run_key == identity.run_key for decision in book.history(identity.stage)[-1:]
+            ):
+                book.decide(
+                    identity, reused=record is not None
+                )  # called without Prefect, or Prefect lost the key
             if record is None:  # else another command made it, or we died before Prefect heard of it
                 with slots(home.root / "slots", threads * _processes(inputs), resources, STOP.is_set):
-                    record = self._attempt(home, identity, folder, context, threads, work, inputs)
+                    record = self._attempt(home, identity, folder, context, threads, resources, work, inputs)
         return record.artifact
 
-    def _attempt(self, home, identity, folder, context, threads, work, inputs) -> RunRecord:
+    def _attempt(self, home, identity, folder, context, threads, resources, work, inputs) -> RunRecord:
         links = TaskLinks(identity.stage)
         lines = SpoolReader(folder / "output" / "metrics.jsonl").read()
         earlier, started = (lines[-1].seconds if lines else 0.0), time.monotonic()
@@ -117,7 +122,7 @@ class Stage:
             state=str(folder / "tracking.json"), identity=identity, tags=links.tags(),
         )  # fmt: skip
         tail = owed.tail(home, debt, board().say)
-        run = StageRun(home, identity, folder, context, links, threads, mlflow_run=tail.require)
+        run = StageRun(home, identity, folder, context, links, threads, resources, mlflow_run=tail.require)
         run.progress(0, 0, "starting" if earlier == 0 else "going on")
         try:
             with tail:

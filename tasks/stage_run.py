@@ -14,6 +14,7 @@ from tasks.home import Home
 from tasks.launch import run_child
 from tasks.links import TaskLinks
 from tasks.progress import board
+from tasks.resources import Resources
 from tasks.run_key import StageIdentity
 
 PROGRESS_SECONDS = 5.0
@@ -54,6 +55,7 @@ class StageRun:
         context: the pipeline run it belongs to.
         links: what it shows in Prefect.
         threads: compute threads of each child.
+        resources: how long a child may take.
         mlflow_run: returns the id of the stage's MLflow run; raises what MLflow raises.
     """
 
@@ -63,6 +65,7 @@ class StageRun:
     context: RunContext
     links: TaskLinks
     threads: int
+    resources: Resources
     mlflow_run: Callable[[], str]
     _shown: float = 0.0
 
@@ -77,9 +80,7 @@ class StageRun:
 
     def launch(self, module: str, job: dict[str, Any], world_size: int = 1) -> Path:
         """Run `python -m module job.json` to its end; return the directory it left."""
-        return run_child(
-            module, job, self.work, threads=self.threads, world_size=world_size, progress=self.progress
-        )
+        return self._child(module, job, self.work, world_size)
 
     def call(self, function: str, place: str = "", **arguments: Any) -> Path:
         """Run the library function `module:name` in a child; return the directory it filled.
@@ -95,7 +96,18 @@ class StageRun:
         final.mkdir(parents=True)
         arguments = {**arguments, "output": str(final)}
         job = {"function": function, "arguments": arguments, "output": str(work / "output")}
-        return run_child("tasks.call", job, work, threads=self.threads, progress=self.progress)
+        return self._child("tasks.call", job, work)
+
+    def _child(self, module: str, job: dict[str, Any], work: Path, world_size: int = 1) -> Path:
+        return run_child(
+            module,
+            job,
+            work,
+            threads=self.threads,
+            world_size=world_size,
+            timeout_seconds=self.resources.timeout_seconds,
+            progress=self.progress,
+        )
 
     def progress(self, done: int, total: int, message: str = "") -> None:
         """Show how far the work is: on the terminal at once, in Prefect every few seconds."""
