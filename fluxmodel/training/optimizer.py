@@ -51,7 +51,8 @@ def orthogonalize(matrices: Float[Tensor, "k m n"], num_iterations: int = 5) -> 
 def is_inner_matrix(name: str, parameter: Tensor) -> bool:
     """Return whether Muon fits: a matrix or convolution inside a block, neither modulation nor embedding nor end."""
     inside = any(part in name for part in ("blocks.", "layers.", ".conv"))
-    return parameter.ndim in (2, 4) and inside and "mod" not in name.rpartition("blocks.")[2]
+    is_modulation = "_mod." in name or "modulation." in name  # not "mod": a CLIP's names begin with "model."
+    return parameter.ndim in (2, 4) and inside and not is_modulation
 
 
 class MasterOptimizer:

@@ -6,9 +6,7 @@ from fluxmodel.training import precision
 from fluxmodel.training.precision import bf16_speedup, choose_precision
 
 
-@pytest.mark.parametrize(
-    ("speedup", "chosen"), [(0.04, "fp32"), (1.1, "fp32"), (1.3, "bf16"), (2.4, "bf16")]
-)
+@pytest.mark.parametrize(("speedup", "chosen"), [(0.04, "fp32"), (1.1, "fp32"), (1.3, "bf16"), (2.4, "bf16")])
 def test_auto_asks_the_probe(speedup, chosen, monkeypatch):
     monkeypatch.setattr(precision, "bf16_speedup", lambda: speedup)
     assert choose_precision("auto") == chosen
