@@ -27,6 +27,7 @@ POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0
 _EX_TEMPFAIL = 75
 _QUIET = {
+    "PYTHONSAFEPATH": "1",  # a folder named `evaluation` where the user stands must not shadow ours
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": "ignore",
     "TOKENIZERS_PARALLELISM": "false",
