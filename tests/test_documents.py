@@ -72,7 +72,7 @@ def test_every_flag_in_the_documents_exists():
     for verb, flags in wanted.items():
         done = fluxline(verb, "--help")
         assert done.returncode == 0, done.stderr
-        assert {flag for flag in flags if flag not in done.stdout} == set(), verb
+        assert {flag for flag in flags - {"--help"} if flag not in done.stdout} == set(), verb
 
 
 def test_every_file_of_the_tree_exists():
