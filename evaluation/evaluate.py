@@ -24,21 +24,13 @@ from .baselines import measure_baselines
 from .calibration import calibrate
 from .curves import CURVES, Point, draw_curves, headline_point
 from .groups import group_rows
-from .identity import Identity, Measurement, code_digest, digest_of_directory
-from .instruments import Instruments, Measured, agreement, card_of
-from .prompts import Benchmark, PromptSet, build_benchmark, noise_seed
+from .instruments import Instruments, Measured, card_of
+from .measurements import headline_metrics, shared_identity
+from .prompts import Benchmark, build_benchmark
 from .sampler import Sampler
 from .settings import EvaluationSettings
-from .statistics import mean_share
 
 Progress = Callable[[int, int, str], None]
-_DIRECTION = {
-    "fd": "lower",
-    "kid": "lower",
-    "undecided": "lower",
-    "extra_objects": "lower",
-    "latency_ms": "lower",
-}
 
 
 @dataclass(frozen=True)
@@ -95,12 +87,12 @@ def evaluate(
         headline, chosen_by = headline_point(points)
         held_out = _held_out(sampler, instruments, benchmark, headline, settings, drawn)
     calibration = calibrate(instruments.judge, settings, pipe.autoencoder) if instruments.judge else []
-    shared = _identity(model_dir, dataset_dir, benchmark, instruments, settings)
+    shared = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings)
     document = {
         "identity": shared.model_dump(),
         "headline": {"curve": headline.curve, "steps": headline.steps, "guidance": headline.guidance,
                      "calls": headline.calls, "chosen_by": f"the best of {len(points)} points by {chosen_by}"},
-        "metrics": [each.model_dump() for each in _metrics(points, headline, held_out, instruments)],
+        "metrics": [each.model_dump() for each in headline_metrics(points, headline, held_out, instruments)],
         "curves": {name: [point.row() for point in points if point.curve == name] for name in CURVES},
         "groups": group_rows(headline.measured, held_out.get("held_out"), settings.seed),
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
@@ -156,92 +148,6 @@ class _Counter:
         self.done += count
         self.total = max(self.total, self.done)
         self.progress(self.done, self.total, message)
-
-
-def _identity(
-    model_dir: Path,
-    dataset_dir: Path,
-    benchmark: Benchmark,
-    instruments: Instruments,
-    settings: EvaluationSettings,
-) -> Identity:
-    size = benchmark.reference.shape[-1]
-    encoder = instruments.dual_encoder
-    return Identity(
-        model=digest_of_directory(model_dir),
-        dataset=digest_of_directory(dataset_dir, (".json", ".parquet")),
-        reference=benchmark.reference_source,
-        feature_extractor=instruments.extractor.label,
-        judge=instruments.judge.name if instruments.judge else None,
-        text_image=None if encoder is None else f"dual encoder, {settings.num_candidates} candidates",
-        prompts=benchmark.prompts.identity,
-        seeds=f"{noise_seed(settings)} and on, one an image",
-        solver="Euler",
-        steps=None,
-        guidance=None,
-        n=len(benchmark.prompts),
-        resize=f"{size}x{size}, none",
-        dtype=f"float32, batches of {settings.batch_size}",
-        code=code_digest(),
-    )
-
-
-def _metrics(
-    points: list[Point], headline: Point, held_out: dict[str, Measured], instruments: Instruments
-) -> list[Measurement]:
-    """Every headline number with its interval, where its identity departs from the shared one, and its direction."""
-    at_headline = {"steps": headline.steps, "guidance": headline.guidance}
-    found = _measurements("", headline.measured, at_headline)
-    found += _agreement(instruments, headline.measured, at_headline)
-    found.append(
-        Measurement(name="latency_ms", value=headline.latency_ms, n=instruments.settings.num_latency_trials,
-                    method="fastest single image", direction="lower", identity=at_headline)
-    )  # fmt: skip
-    last = max((point for point in points if point.guidance > 1), key=lambda point: point.steps)
-    at_last = {"steps": last.steps, "guidance": last.guidance}
-    if last is not headline:
-        found += _measurements("guided_max/", last.measured, at_last)
-    for name, measured in held_out.items():
-        where = at_headline if name == "held_out" else at_last
-        found += _measurements(f"{name}/", measured, where | _of(measured.asked))
-    return found
-
-
-def _of(asked: PromptSet) -> dict[str, Any]:
-    return {"prompts": asked.identity, "n": len(asked)}
-
-
-def _measurements(prefix: str, measured: Measured, identity: dict[str, Any]) -> list[Measurement]:
-    return [
-        Measurement(
-            name=prefix + name,
-            value=each.value,
-            ci_low=None if math.isnan(each.ci_low) else each.ci_low,
-            ci_high=None if math.isnan(each.ci_high) else each.ci_high,
-            n=each.n,
-            method=each.method,
-            direction=_DIRECTION.get(name, "higher"),  # type: ignore[arg-type]
-            identity=identity,
-        )
-        for name, each in measured.intervals.items()
-    ]
-
-
-def _agreement(instruments: Instruments, measured: Measured, identity: dict[str, Any]) -> list[Measurement]:
-    """How often the learned detector says the same as the judge, and what it would have given itself."""
-    other = instruments.detector_verdicts(measured)
-    if other is None or measured.verdicts is None:
-        return []
-    prompts, seed = measured.asked.prompts, instruments.settings.seed
-    found = {
-        "detector_attr_acc": mean_share(other.accuracy, prompts, seed),
-        "detector_agreement": mean_share(agreement(measured.verdicts, other), prompts, seed),
-    }
-    return [
-        Measurement(name=name, value=each.value, ci_low=each.ci_low, ci_high=each.ci_high, n=each.n,
-                    method=each.method, direction="none", identity=identity)
-        for name, each in found.items()
-    ]  # fmt: skip
 
 
 def _cost(started: float, num_images: int) -> dict[str, float]:

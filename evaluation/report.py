@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from . import report_sections as sections
+from . import report_evidence as evidence
+from . import report_story as story
 from .page import page
+from .report_numbers import percent_with_interval
 
 
 def write_report(
@@ -32,19 +34,19 @@ def write_report(
     evaluation_dir = Path(evaluation_dir)
     document = json.loads((evaluation_dir / "evaluation.json").read_text(encoding="utf-8"))
     gallery = json.loads((evaluation_dir / "gallery.json").read_text(encoding="utf-8"))
-    heading = title or sections.default_title(document)
+    heading = title or story.default_title(document)
     body = [
-        sections.opening(document, heading),
-        sections.headline(document),
-        sections.gallery(document, gallery),
-        sections.held_out(document, gallery),
-        sections.curves(document, gallery),
-        sections.groups(document),
-        sections.baselines(document),
-        sections.judge(document),
-        sections.funnel(curation),
-        sections.stages(stages),
-        sections.identity(document, facts or {}),
+        story.opening(document, heading),
+        story.headline(document),
+        story.gallery(document, gallery),
+        story.held_out(document, gallery),
+        story.curves(document, gallery),
+        evidence.groups(document),
+        evidence.baselines(document),
+        evidence.judge(document),
+        evidence.funnel(curation),
+        evidence.stages(stages),
+        evidence.identity(document, facts or {}),
     ]
     path = Path(path)
     path.write_text(page(heading, "\n".join(part for part in body if part)), encoding="utf-8")
@@ -70,7 +72,7 @@ def closing_figures(evaluation: Mapping[str, Any] | Path) -> dict[str, str]:
     }
     for name, words in shown.items():
         if name in found and found[name]["value"] is not None:
-            figures[words] = sections.percent_with_interval(found[name])
+            figures[words] = percent_with_interval(found[name])
     shuffled = evaluation["baselines"].get("shuffled_captions", {}).get("attr_acc")
     if shuffled:
         figures["floor (shuffled captions)"] = f"{shuffled['value']:.1%}"
