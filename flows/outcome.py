@@ -41,6 +41,7 @@ class PipelineOutcome(BaseModel):
     model_version: str
     verdict: str = Field(default="", description="The gate's answer, where there is a gate.")
     evaluation: str = Field(description="Path of the report.")
+    figures: dict[str, str] = Field(description="The few figures that say how good the model is, in words.")
     mlflow_url: str
     mlflow_run_id: str
     prefect_url: str
@@ -74,30 +75,56 @@ def wait_for_all(stages: dict[str, Any]) -> dict[str, ArtifactRef]:
 
 
 def finish(run: PipelineRun, refs: dict[str, ArtifactRef], model_name: str) -> PipelineOutcome:
-    """Log the run's summary to MLflow and return its outcome."""
+    """Write the run's report, log its summary to MLflow, and return its outcome."""
     store, book = ArtifactStore(run.home), RunBook(run.home)
-    report = report_path(store.path(refs["evaluate"]))
     rows = [_row(book, name, ref) for name, ref in refs.items()]
-    run.close(
-        "FINISHED", read_evaluation(store.path(refs["evaluate"])), [row.run_key for row in rows], report
-    )
     made = read_json(store.path(refs["register"]) / "registration.json")
-    return PipelineOutcome(
+    evaluation = store.path(refs["evaluate"])
+    outcome = PipelineOutcome(
         stages=rows,
         model_name=made.get("name", model_name),
         model_version=str(made.get("version", "")),
-        evaluation=str(report),
+        evaluation=str(evaluation / "evaluation.json"),
+        figures=_figures(evaluation),
         mlflow_url=run.mlflow_url,
         mlflow_run_id=run.mlflow_run_id,
         prefect_url=run.tags.get("prefect.flow_run_url", ""),
         seconds=round(time.monotonic() - run.started, 2),
     )
+    report = _write_report(run, outcome, evaluation, store.path(refs["curate"]), book)
+    run.close("FINISHED", read_evaluation(evaluation), [row.run_key for row in rows], report)
+    return outcome.model_copy(update={"evaluation": str(report)})
 
 
-def report_path(evaluation: Path) -> Path:
-    """Return the page of an evaluation, else its numbers."""
-    page = evaluation / "report.html"
-    return page if page.is_file() else evaluation / "evaluation.json"
+def _write_report(
+    run: PipelineRun, outcome: PipelineOutcome, evaluation: Path, dataset: Path, book: RunBook
+) -> Path:
+    """Write the self-contained page: what was drawn, how good it is, what each stage cost."""
+    from evaluation.report import write_report
+
+    records = {row.name: book.read(row.run_key) for row in outcome.stages}
+    stages = [
+        {
+            "name": row.name,
+            "reused": row.reused,
+            "gave": row.gave,
+            "seconds": record.seconds if record else 0.0,
+        }
+        for row, record in ((row, records[row.name]) for row in outcome.stages)
+    ]
+    version = f"{outcome.model_name} version {outcome.model_version}"
+    facts = {"model": version, "mlflow run": outcome.mlflow_run_id}
+    path = run.home.root / "reports" / f"{version.replace(' ', '-')}.html"
+    path.parent.mkdir(exist_ok=True)
+    return write_report(
+        evaluation, path, curation=read_json(dataset / "curation.json"), stages=stages, facts=facts
+    )
+
+
+def _figures(evaluation: Path) -> dict[str, str]:
+    from evaluation.report import closing_figures
+
+    return closing_figures(evaluation)
 
 
 def _row(book: RunBook, name: str, ref: ArtifactRef) -> StageOutcome:

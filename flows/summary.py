@@ -24,6 +24,11 @@ def print_summary(home: Home, outcome: dict[str, Any]) -> None:
         console.print(f"\n{len(reused)} of {len(outcome['stages'])} stages {reused[0]['reason']}.")
     where = outcome["mlflow_url"] or f"`fluxline up`, then run {outcome['mlflow_run_id']}"
     name, version = outcome["model_name"], outcome["model_version"]
+    width = max(map(len, outcome["figures"]), default=0)
+    console.print()
+    for label, value in outcome["figures"].items():
+        console.print(f"{label:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
+    console.print()
     for label, value in (
         ("total", f"{outcome['seconds']:.1f} s"),
         ("model", f"{name} version {version}, alias challenger"),

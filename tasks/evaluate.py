@@ -6,7 +6,7 @@ from prefect import task
 
 from evaluation.settings import EvaluationSettings
 from tasks.artifacts import ArtifactRef
-from tasks.cards import describe, numbers, read_json
+from tasks.cards import numbers, read_json
 from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext, StageRun
 
@@ -47,8 +47,10 @@ def _evaluate(
         "threads": run.threads,
     }
     final = run.launch("evaluation", job)
-    metrics = read_evaluation(final)
-    return Outcome(final, describe(metrics), metrics)
+    from evaluation.report import closing_figures
+
+    gave = [f"{name} {value}" for name, value in closing_figures(final).items()]
+    return Outcome(final, ", ".join(gave[:3]), read_evaluation(final))
 
 
 def read_evaluation(directory: Path) -> dict[str, float]:

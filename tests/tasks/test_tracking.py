@@ -10,7 +10,7 @@ from tasks.home import Home
 from tasks.run_key import RunRecord, StageIdentity
 from tasks.tracking import MetricsTail
 
-pytestmark = pytest.mark.filterwarnings("default")  # MLflow and SQLAlchemy warn of their own deprecations
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow and SQLAlchemy warn of their own deprecations
 
 
 @pytest.fixture(scope="session")
