@@ -29,7 +29,7 @@ def test_orthogonalizing_brings_singular_values_near_one(shape):
     values = torch.linalg.svdvals(orthogonalize(matrices))
     # The smallest ones of a square matrix may still be on their way up: compare the bulk.
     bulk = values if shape[0] != shape[1] else values[:, :-2]
-    assert 0.6 < bulk.min()
+    assert bulk.min() > 0.6
     assert values.max() < 1.25
 
 
