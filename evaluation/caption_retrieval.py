@@ -27,12 +27,17 @@ class CaptionChoice:
             self.text = torch.cat([dual_encoder.text_embeddings(batch) for batch in batches])
 
     @torch.inference_mode()
-    def hits(self, images: Tensor) -> np.ndarray:
-        """Whether each uint8 image [n, 3, H, W] finds its own caption, bool [n]; empty where there is no choice."""
+    def hits(self, images: Tensor, embeddings: Tensor | None = None) -> np.ndarray:
+        """Whether each uint8 image [n, 3, H, W] finds its own caption, bool [n]; empty where there is no choice.
+
+        `embeddings` [n, d] are the images' own where they are known already.
+        """
         if len(self.text) < 2:
             return np.zeros(0, bool)
-        embeddings = [self.dual_encoder.image_embeddings(unit_range(batch)) for batch in images.split(250)]
-        similarity = (torch.cat(embeddings) @ self.text.T).cpu().numpy()
+        if embeddings is None:
+            batches = [unit_range(batch) for batch in images.split(250)]
+            embeddings = torch.cat([self.dual_encoder.image_embeddings(batch) for batch in batches])
+        similarity = (embeddings @ self.text.T).cpu().numpy()
         rows = np.arange(len(self.own))
         return similarity[rows, self.own] > similarity[rows[:, None], self.others].max(1)
 

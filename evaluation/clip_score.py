@@ -93,12 +93,14 @@ class DualEncoderCLIPScore(CLIPScore):
 
     full_state_update: bool = False
     values: list[Tensor]
+    embeddings: list[Tensor]
 
     def __init__(self, dual_encoder: Any, **kwargs: Any):
         model, tokenizer = dual_encoder.model.eval(), dual_encoder.tokenizer
         processor = _Processor(tokenizer, model.config.text_config.max_position_embeddings)
         super().__init__(lambda: (_Unwrapped(model), processor), **kwargs)
         self.add_state("values", [], dist_reduce_fx="cat")
+        self.add_state("embeddings", [], dist_reduce_fx="cat")
 
     @torch.inference_mode()
     def update(self, source: Tensor, target: list[str]) -> None:
@@ -113,7 +115,9 @@ class DualEncoderCLIPScore(CLIPScore):
         text = self.model.get_text_features(
             tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
         )
-        scores = 100 * torch.cosine_similarity(image, text, dim=-1)
+        image, text = functional.normalize(image, dim=-1), functional.normalize(text, dim=-1)
+        scores = 100 * (image * text).sum(-1)
+        self.embeddings.append(image)
         self.values.append(scores)
         self.score += scores.sum()
         self.n_samples += len(scores)
@@ -123,9 +127,11 @@ class DualEncoderCLIPScore(CLIPScore):
         return torch.cat(list(self.values)) if len(self.values) else torch.zeros(0)
 
 
-def clip_scores(dual_encoder: Any, images: Tensor, captions: list[str], batch_size: int = 250) -> Tensor:
-    """CLIP score of every image against its caption, [n]."""
+def clip_scores(
+    dual_encoder: Any, images: Tensor, captions: list[str], batch_size: int = 250
+) -> tuple[Tensor, Tensor]:
+    """CLIP score of every image against its caption, [n], and the images' unit embeddings, [n, d]."""
     metric = DualEncoderCLIPScore(dual_encoder)
     for start in range(0, len(images), batch_size):
         metric.update(images[start : start + batch_size], captions[start : start + batch_size])
-    return metric.per_image().float()
+    return metric.per_image().float(), torch.cat(list(metric.embeddings))

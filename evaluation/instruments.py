@@ -107,9 +107,11 @@ class Instruments:
         features = self.extractor(images) if distances else None
         clip = hits = reading = verdicts = None
         if self.dual_encoder is not None:
-            hits = self._choice(asked).hits(images)
+            embeddings = None
             if "clip" not in self.skipped:
-                clip = clip_scores(self.dual_encoder, images, asked.prompts).numpy().astype(np.float64)
+                scores, embeddings = clip_scores(self.dual_encoder, images, asked.prompts)
+                clip = scores.numpy().astype(np.float64)
+            hits = self._choice(asked).hits(images, embeddings)
         if self.judge is not None and asked.asked is not None:
             reading = self.judge.read(images)
             verdicts = compare(asked.asked, reading)

@@ -28,11 +28,12 @@ def images():
 
 
 def test_each_image_scores_as_in_the_slow_form(encoder, images):
-    scores = clip_scores(encoder, images, CAPTIONS, batch_size=5)
+    scores, embeddings = clip_scores(encoder, images, CAPTIONS, batch_size=5)
     with torch.no_grad():
         for row in range(12):
             image = encoder.image_embeddings(unit_range(images[row : row + 1]))[0]
             text = encoder.text_embeddings([CAPTIONS[row]])[0]
+            torch.testing.assert_close(embeddings[row], image, atol=1e-5, rtol=0)
             assert float(scores[row]) == pytest.approx(100 * float(image @ text), abs=1e-3)
 
 
@@ -67,7 +68,7 @@ def test_images_of_another_size_are_brought_to_the_towers(encoder):
     large = torch.randint(
         0, 256, (2, 3, 48, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
-    scores = clip_scores(encoder, large, CAPTIONS[:2])
+    scores, _ = clip_scores(encoder, large, CAPTIONS[:2])
     with torch.no_grad():
         expected = (encoder.image_embeddings(unit_range(large)) * encoder.text_embeddings(CAPTIONS[:2])).sum(
             1
