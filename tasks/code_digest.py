@@ -6,12 +6,16 @@ Comments, docstrings and layout do not count, so rewording a docstring trains no
 import ast
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 FOLLOWED = ("fluxmodel", "evaluation")
 CHOSEN = ("fluxmodel.training.objectives",)  # of these only what a stage names itself: one job, one objective
+_parsing = (
+    threading.Lock()
+)  # parsing in two threads at once fails now and then (CPython 3.11: "recursion depth mismatch")
 
 
 def code_digests(modules: Iterable[str]) -> dict[str, str]:
@@ -61,7 +65,8 @@ def _source(name: str) -> Path | None:
 
 @cache
 def _read(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    with _parsing:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     imported = tuple(sorted(set(_imports(tree, package))))
     for node in ast.walk(tree):

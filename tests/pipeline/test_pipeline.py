@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -32,16 +33,12 @@ def test_the_chain_ends_with_a_registered_model(finished):
     assert not list((command.home / "owed").glob("*"))
 
 
-def test_mlflow_and_prefect_know_the_run_and_each_other(finished, prefect_url, monkeypatch):
+def test_mlflow_and_prefect_know_the_run_and_each_other(finished, prefect_url):
     command, stages, outcome, _ = finished
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
     from tasks import registry, tracking
     from tasks.home import Home
 
     home = Home(command.home)
-    monkeypatch.setenv("PREFECT_API_URL", f"{prefect_url}/api")
     train = tracking.find_run(home, stages["train"]["run_key"])
     assert train is not None
     assert train.data.tags["mlflow.parentRunId"] == outcome["mlflow_run_id"]
@@ -51,10 +48,12 @@ def test_mlflow_and_prefect_know_the_run_and_each_other(finished, prefect_url, m
     assert [p.step for p in points] == sorted({p.step for p in points}) != []
     parent = tracking.client(home).get_run(outcome["mlflow_run_id"])
     flow_run_id = parent.data.tags["prefect.flow_run_id"]
-    with get_client(httpx_settings={"trust_env": False}, sync_client=True) as prefect:
-        assert prefect.read_flow_run(flow_run_id).state_name == "Completed"
-        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-        states = {run.name: run.state_name for run in prefect.read_task_runs(flow_run_filter=chosen)}
+    with httpx.Client(base_url=f"{prefect_url}/api", trust_env=False) as prefect:
+        assert prefect.get(f"/flow_runs/{flow_run_id}").json()["state_name"] == "Completed"
+        chosen = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
+        states = {
+            run["name"]: run["state_name"] for run in prefect.post("/task_runs/filter", json=chosen).json()
+        }
     assert states == dict.fromkeys(STAGES, "Completed")
     version = registry.find_version(home, outcome["model_name"])
     assert version.tags["artifact_digest"] == stages["train"]["digest"]
@@ -115,13 +114,14 @@ def test_killed_in_mid_training_it_goes_on_to_the_same_weights(again, finished, 
     assert steps[-1] == 40
 
 
-def test_interrupted_it_saves_a_checkpoint_and_goes_on(again, finished, forget):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_saves_a_checkpoint_and_goes_on(again, finished, forget, ending):
     stages = finished[1]
     forget(again, stages, "train")
     work = again.home / "work" / stages["train"]["run_key"][:32] / "output"
     process = again.start("run", "--preset", "smoke")
     _wait_for(lambda: (work / "metrics.jsonl").exists())
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert "Traceback" not in err
