@@ -119,7 +119,19 @@ DEMO = Preset(
         world_size=2,
         checkpoint_every=200,
     ),
-    evaluation={"num_images": 1000, "num_held_out": 500, "steps": (1, 2, 4, 8), "guidance": 2.0},
+    evaluation={
+        "num_images": 1000,
+        "num_held_out": 500,
+        "steps": (1, 2, 4, 8),
+        "guidance": 2.0,
+        "workers": 2,
+        "thresholds": {
+            "attr_acc": 0.97,
+            "all_correct": 0.85,
+            "held_out/attr_acc": 0.90,
+            "held_out/all_correct": 0.60,
+        },
+    },
 )
 
 SMOKE = Preset(
