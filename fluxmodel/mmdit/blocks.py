@@ -72,7 +72,8 @@ class SingleStreamBlock(nn.Module):
         shift, scale, gate = self.modulation(vec)
         qkv, mlp = self.linear1(modulate(x, shift, scale)).split(self.widths, dim=-1)
         q, k, v = split_heads(qkv, self.num_heads)
-        joined = attend(*self.norm(q, k), v, pe)
+        q, k = self.norm(q, k)
+        joined = attend(q, k, v, pe)
         return x + gate * self.linear2(torch.cat((joined, functional.gelu(mlp, approximate="tanh")), dim=-1))
 
 

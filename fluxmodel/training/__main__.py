@@ -14,13 +14,16 @@ import stat
 import sys
 import threading
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pydantic import ValidationError
 
 from fluxmodel.data.procedural import ProceduralSource
 from fluxmodel.errors import FluxlineError, InputError, first_fault
 from fluxmodel.training_job import TrainingJob
+
+if TYPE_CHECKING:
+    from fluxmodel.training.loop import Objective
 
 INTERRUPTED_EXIT_CODE = 75
 
@@ -39,7 +42,7 @@ def read_job(path: str) -> TrainingJob:
         raise InputError(f"job file {path}: {first_fault(error)}") from error
 
 
-def build_objective(job: TrainingJob):
+def build_objective(job: TrainingJob) -> Objective:
     """Return the objective a job names; its weights are drawn from the job's seed.
 
     Raises:
@@ -49,15 +52,15 @@ def build_objective(job: TrainingJob):
 
     torch.manual_seed(job.seed)
     if job.kind == "autoencoder":
-        from fluxmodel.training.objectives.autoencoder import AutoencoderObjective as Objective
+        from fluxmodel.training.objectives.autoencoder import AutoencoderObjective as Chosen
     elif job.kind == "detector":
-        from fluxmodel.training.objectives.detector import DetectorObjective as Objective
+        from fluxmodel.training.objectives.detector import DetectorObjective as Chosen
     elif job.kind == "dual_encoder":
-        from fluxmodel.training.objectives.dual_encoder import DualEncoderObjective as Objective
+        from fluxmodel.training.objectives.dual_encoder import DualEncoderObjective as Chosen
     else:
-        from fluxmodel.training.objectives.flow import FlowObjective as Objective
+        from fluxmodel.training.objectives.flow import FlowObjective as Chosen
     try:
-        return Objective(job)
+        return Chosen(job)
     except ValidationError as error:
         where = "objective" if error.title.endswith("Settings") else "model"
         raise InputError(f"job for the {job.kind}: {where}.{first_fault(error)}") from error
@@ -87,7 +90,7 @@ def is_pipe(descriptor: int) -> bool:
         return False
 
 
-def write_final(output: Path, objective, job: TrainingJob, precision: str) -> None:
+def write_final(output: Path, objective: Objective, job: TrainingJob, precision: str) -> None:
     """Write the finished network and its card to a temporary name and rename it to final/."""
     temporary = output / "final.tmp"
     shutil.rmtree(temporary, ignore_errors=True)

@@ -24,7 +24,10 @@ from fluxmodel.training_job import TrainingJob
 class Objective(Protocol):
     """What is trained, on what, towards what."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        ...
 
     def batch(self, step: int, part: slice) -> Any:
         """Return this process's part of global batch `step`: a function of (seed, step) alone."""

@@ -51,7 +51,8 @@ class AutoencoderObjective:
             raise InputError(
                 f"{job.data}: image_size is {train.image_size}; curate to a multiple of {2 * config.downscale} pixels"
             )
-        self.model = Autoencoder(config).to(memory_format=torch.channels_last)
+        self.model = Autoencoder(config)
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (not in torch's stubs)
 
     def batch(self, step: int, part: slice) -> tuple[Tensor, Tensor]:
         """Return images [b, 3, h, w] and the noise of their latents."""

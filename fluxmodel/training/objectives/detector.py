@@ -55,7 +55,8 @@ class DetectorObjective:
             backgrounds=level.backgrounds,
             **job.model,
         )
-        self.model = SceneDetector(config).to(memory_format=torch.channels_last)
+        self.model = SceneDetector(config)
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (not in torch's stubs)
 
     def batch(self, step: int, part: slice) -> tuple[Tensor, dict[str, Tensor]]:
         """Return noisy images [b, 3, h, w] and their labels."""

@@ -34,14 +34,16 @@ def test_a_pool_is_a_function_of_its_specification():
 def test_training_validation_and_base_model_see_different_scenes():
     train, validation = load_pools(SPEC, 30, 30)
     base = [draw_scene(LEVELS["demo"], 0, i) for i in range(30)]
-    assert not set(train.scenes) & set(validation.scenes)
-    assert not (set(train.scenes) | set(validation.scenes)) & set(base)
+    learned, judged = set(train.scenes or []), set(validation.scenes or [])
+    assert len(learned) == len(judged) == 30
+    assert not learned & judged
+    assert not (learned | judged) & set(base)
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_held_out_pairs_are_shown_only_where_asked(asked):
     for pool in load_pools(SPEC, 20, 20, with_held_out=asked):
-        assert [bool(hidden_in(s)) for s in pool.scenes] == [
+        assert [bool(hidden_in(s)) for s in pool.scenes or []] == [
             asked and i % HELD_OUT_EVERY == 0 for i in range(20)
         ]
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from fluxmodel.encoders.dual_encoder import DualEncoder
-from fluxmodel.training.__main__ import build_objective, is_pipe, main, read_job, write_final
+from fluxmodel.training.__main__ import build_objective, is_pipe, main, read_job, watch_for_stop, write_final
 from fluxmodel.training.checkpoint import CheckpointFolder
-from fluxmodel.training.loop import train
+from fluxmodel.training.loop import Trained, train
 from fluxmodel.training.parallel import World
 from fluxmodel.weights import load_mmdit
 from tests.fluxmodel.training.tiny_jobs import tiny_job
@@ -81,6 +81,7 @@ def finished_in_process(job, root: Path) -> dict[str, bytes]:
     root.mkdir(exist_ok=True)
     objective = build_objective(job)
     *_, trained = train(objective, job, CheckpointFolder(root / "checkpoints"), World())
+    assert isinstance(trained, Trained)
     write_final(root, objective, job, trained.precision)
     return files(root / "final")
 
@@ -203,7 +204,7 @@ import sys, torch
 from torch import distributed
 from fluxmodel.training.__main__ import build_objective, read_job
 from fluxmodel.training.checkpoint import CheckpointFolder
-from fluxmodel.training.loop import train
+from fluxmodel.training.loop import Trained, train
 from fluxmodel.training.parallel import join_world
 job, world = read_job(sys.argv[1]), join_world()
 objective = build_objective(job)
@@ -306,6 +307,23 @@ def test_a_bad_job_is_refused_by_the_real_child_before_torch_is_loaded(tmp_path)
     assert (done.returncode, len(said)) == (2, 1)
     assert " torch\n" not in done.stderr
     assert time.monotonic() - started < PATIENCE_SECONDS
+
+
+def test_the_end_of_the_parent_asks_for_a_stop(monkeypatch):
+    read_end, write_end = os.pipe()
+    monkeypatch.setenv("FLUXLINE_PARENT_PIPE", str(read_end))
+    with signals_restored():
+        stop = watch_for_stop()
+    assert not stop.wait(0.05)
+    os.close(write_end)
+    assert stop.wait(PATIENCE_SECONDS)
+    os.close(read_end)
+
+
+def test_a_rank_without_the_pipe_goes_on(monkeypatch):
+    monkeypatch.setenv("FLUXLINE_PARENT_PIPE", "10000")
+    with signals_restored():
+        assert not watch_for_stop().wait(0.05)
 
 
 def test_a_number_that_is_no_pipe_is_not_read(tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.fluxmodel.training.tiny_jobs import KINDS, SPEC, tiny_job
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def run(job, folder, stop_after=None):
+def run(job, folder, stop_after=None) -> tuple[list, Any]:
     """Return the reports of one life of a run, and its objective."""
     objective, asked = build_objective(job), itertools.count(1)
 
@@ -114,7 +115,7 @@ def test_a_batch_is_a_function_of_seed_and_step(tmp_path):
 
 def test_parts_of_a_batch_make_up_the_whole(tmp_path):
     for kind in KINDS:
-        objective = build_objective(tiny_job(kind, tmp_path / kind))
+        objective: Any = build_objective(tiny_job(kind, tmp_path / kind))
         whole = tensors(objective.batch(2, slice(0, 8)))
         halves = [tensors(objective.batch(2, slice(i, i + 4))) for i in (0, 4)]
         for all_of_it, one, two in zip(whole, *halves, strict=True):
@@ -136,7 +137,7 @@ def flat(batch):
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_sentence(tmp_path):
     job = tiny_job("flow", tmp_path)
-    objective = build_objective(job)
+    objective: Any = build_objective(job)
     loss = objective.loss
 
     def broken(batch, dtype):
@@ -199,7 +200,7 @@ def test_flow_shows_captions_in_the_stated_mix(tmp_path):
         "caption_mix": {"detailed": 3, "short": 1},
         "caption_dropout": 0.2,
     }
-    objective = build_objective(tiny_job("flow", tmp_path, objective=objective_fields, batch_size=4000))
+    objective: Any = build_objective(tiny_job("flow", tmp_path, objective=objective_fields, batch_size=4000))
     pooled = objective.batch(0, slice(0, 4000)).pooled
     rows = json.loads((tmp_path / "encoded" / "captions.json").read_text())
     shares = {}
