@@ -75,18 +75,15 @@ def _system() -> Check:
 
 
 def _torch() -> Check:
-    import torch
+    from tasks.machine import describe_torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the CPU computes"
-    return Check("torch", "good", f"{torch.__version__}, {device}")
+    return Check("torch", "good", describe_torch())
 
 
 def _bf16() -> Check:
-    from fluxmodel.training.precision import WORTHWHILE_SPEEDUP, bf16_speedup
+    from tasks.machine import describe_bf16
 
-    speedup = bf16_speedup()
-    verdict = "used" if speedup >= WORTHWHILE_SPEEDUP else "not used: fp32 is"
-    return Check("bf16", "good", f"{speedup:.1f}x the speed of fp32 here, {verdict}")
+    return Check("bf16", "good", describe_bf16())
 
 
 def _torchvision() -> Check:

@@ -26,7 +26,8 @@ def prepare(
 
 
 def _prepare(run: StageRun, part: str, job: TrainingJob, data: str, dataset: ArtifactRef | None) -> Outcome:
-    final = run.launch("fluxmodel.training", placed(run, job, data or run.path(dataset), {}), job.world_size)
+    place = run.path(dataset) if dataset is not None else data
+    final = run.launch("fluxmodel.training", placed(run, job, place, {}), job.world_size)
     gave, metrics = read_card(final)
     return Outcome(final, gave, metrics)
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,7 @@ from tasks.artifacts import ArtifactRef
 from tasks.code_digest import combined
 from tasks.home import Home
 
+_Model = TypeVar("_Model", bound=BaseModel)
 HISTORY_LENGTH = 50
 REUSED = "reused: same parameters, inputs, seed and code"
 
@@ -186,7 +187,7 @@ def _show(values: dict[str, Any], name: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _load(path: Path, model: type[BaseModel]):
+def _load(path: Path, model: type[_Model]) -> _Model | None:
     try:
         return model.model_validate_json(path.read_text())
     except (OSError, ValueError):

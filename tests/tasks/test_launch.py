@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -80,7 +81,7 @@ def test_child_dies_with_a_killed_parent(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    child = _wait_for(lambda: psutil.Process(parent.pid).children() and (tmp_path / "output/checkpoint.json").exists()
+    child: Any = _wait_for(lambda: psutil.Process(parent.pid).children() and (tmp_path / "output/checkpoint.json").exists()
                       and psutil.Process(parent.pid).children()[0])  # fmt: skip
     parent.send_signal(signal.SIGKILL)
     parent.wait()

@@ -20,11 +20,14 @@ def test_only_whole_lines_are_read_and_none_twice(tmp_path):
 
 
 def test_a_line_a_killed_writer_left_unfinished_costs_no_other():
-    assert parse_line('{"step": 7, "tot' + line(4)).step == 4
+    entry = parse_line('{"step": 7, "tot' + line(4))
+    assert entry is not None
+    assert entry.step == 4
     assert parse_line('{"step": 7, "tot') is None
     assert parse_line("") is None
 
 
 def test_missing_measurements_are_left_out():
     entry = parse_line('{"step": 3, "total": 5, "metrics": {"a": null, "b": 2}, "seconds": 1}')
+    assert entry is not None
     assert entry.metrics == {"b": 2.0}
