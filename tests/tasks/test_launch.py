@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -81,8 +80,8 @@ def test_child_dies_with_a_killed_parent(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    child: Any = _wait_for(lambda: psutil.Process(parent.pid).children() and (tmp_path / "output/checkpoint.json").exists()
-                      and psutil.Process(parent.pid).children()[0])  # fmt: skip
+    _wait_for((tmp_path / "output" / "checkpoint.json").exists)
+    child = psutil.Process(parent.pid).children()[0]
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     _wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
