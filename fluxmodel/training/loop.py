@@ -106,23 +106,17 @@ def train(
         loss.backward()
         world.average_gradients(optimizer.working)
         norm = optimizer.step(step, job.steps)
-        if not math.isfinite(norm):
-            raise StageError(
-                f"step {step + 1}: the gradient is {norm} (loss {loss.item():.3g}); lower the learning rate"
-            )
-        average.update(optimizer.masters, step)
         done = step + 1
+        _require_finite(norm, loss, done)
+        average.update(optimizer.masters, step)
         logged = done % job.log_every == 0 or done == job.steps
         metrics = {"loss": loss.detach(), "grad_norm": norm, **scalars} if logged else {}
-        yield StepReport(
-            done, job.steps, {k: float(v) for k, v in metrics.items()}, time.perf_counter() - began
-        )
+        figures = {name: float(value) for name, value in metrics.items()}
+        yield StepReport(done, job.steps, figures, time.perf_counter() - began)
         stopping = done < job.steps and world.agree(should_stop())
         if world.is_first and (stopping or (done % job.checkpoint_every == 0 and done < job.steps)):
-            checkpoints.save(
-                done,
-                {"precision": precision, "optimizer": optimizer.state_dict(), "average": average.average},
-            )
+            state = {"optimizer": optimizer.state_dict(), "average": average.average}
+            checkpoints.save(done, {"precision": precision, **state})
         if stopping:
             yield Interrupted(done)
             return
@@ -136,3 +130,11 @@ def train(
 def _common_precision(job: TrainingJob, world: World) -> str:
     """Return the precision all processes take: a probe may differ between them, the weights must not."""
     return "fp32" if world.agree(choose_precision(job.precision) == "fp32") else "bf16"
+
+
+def _require_finite(norm: float, loss: Tensor, step: int) -> None:
+    """Raise StageError where a gradient's norm is not finite: what follows would be lost."""
+    if not math.isfinite(norm):
+        raise StageError(
+            f"step {step}: the gradient is {norm} (loss {loss.item():.3g}); lower the learning rate"
+        )
