@@ -30,7 +30,7 @@ class ImagePool:
 
 def draw_pool(source: ProceduralSource, num: int, stream: int, with_held_out: bool) -> ImagePool:
     """Draw `num` scenes of a stream; every fifth has a held-out pair where asked."""
-    seed = PREPARE_SEED_OFFSET + source.seed + stream
+    seed = PREPARE_SEED_OFFSET + 2 * source.seed + stream
     scenes = [
         draw_scene(source.level, seed, i, with_held_out and i % HELD_OUT_EVERY == 0) for i in range(num)
     ]
