@@ -40,6 +40,14 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("fluxline: Interrupted; the same command goes on from there.", file=sys.stderr)
         return InterruptedRun.exit_code
+    except Exception as error:
+        from flows.environment import keep_fault
+
+        print(
+            f"fluxline: A fault of ours: {type(error).__name__}; it is described in {keep_fault()}.",
+            file=sys.stderr,
+        )
+        return 1
     return result if isinstance(result, int) else 0
 
 

@@ -2,9 +2,10 @@
 
 import logging
 import os
+import traceback
 import warnings
 
-from tasks.home import Home
+from tasks.home import Home, open_home
 
 
 def set_environment(home: Home) -> None:
@@ -40,3 +41,12 @@ def keep_log(home: Home) -> str:
     for name in ("prefect", "fluxline", "mlflow"):
         logging.getLogger(name).addHandler(handler)
     return str(path)
+
+
+def keep_fault() -> str:
+    """Write the traceback of the exception being handled to the log file; return its path."""
+    logs = open_home().logs
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / "fluxline.log").open("a") as log:
+        log.write(traceback.format_exc())
+    return str(logs / "fluxline.log")

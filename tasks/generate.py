@@ -57,8 +57,9 @@ def find_model(home: Home, model: str) -> Path:
         raise InputError(f"--model {model} is not a directory; name one, or a registered model.")
     from tasks import registry
 
-    name = model or registry.newest_model_name(home)
-    return registry.model_directory(home, registry.find_version(home, name))
+    with registry.answering(home):
+        name = model or registry.newest_model_name(home)
+        return registry.model_directory(home, registry.find_version(home, name))
 
 
 def _slug(prompt: str) -> str:

@@ -50,8 +50,10 @@ def _register(
             f"{record.identity.stage}.digest": record.artifact.digest,
         }
     card = model_card(name, lineage, metrics)
-    made = registry.register_version(run.home, name, run.mlflow_run(), run.path(model), model, tags, card)
-    tracking.log_run(run.home, run.mlflow_run(), tags={"model": name, "model_version": made.version})
+    with registry.answering(run.home):
+        run_id = run.mlflow_run()
+        made = registry.register_version(run.home, name, run_id, run.path(model), model, tags, card)
+        tracking.log_run(run.home, run_id, tags={"model": name, "model_version": made.version})
     final = run.output / "final"
     final.mkdir(parents=True, exist_ok=True)
     registration = {"name": name, "version": made.version, "alias": registry.CHALLENGER}

@@ -2,11 +2,12 @@
 
 import contextlib
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxmodel.errors import ArtifactError, InputError
+from fluxmodel.errors import ArtifactError, FluxlineError, InputError, StageError
 from tasks import tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.home import Home
@@ -27,6 +28,25 @@ class RegisteredVersion:
     name: str
     version: str
     tags: dict[str, str]
+
+
+@contextlib.contextmanager
+def answering(home: Home) -> Iterator[None]:
+    """Turn whatever MLflow raises in the body into one sentence.
+
+    Raises:
+        StageError: MLflow did not do what was asked.
+    """
+    try:
+        yield
+    except FluxlineError:
+        raise
+    except Exception as error:
+        uri = tracking.tracking_uri(home)
+        raise StageError(
+            f"MLflow at {uri} did not answer as it should ({type(error).__name__}); start it, or correct or unset "
+            "MLFLOW_TRACKING_URI, and run the same command again."
+        ) from error
 
 
 def register_version(
