@@ -24,6 +24,10 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         FluxlineError: it did not end well; the text says what to do.
     """
     config.check()
+    if config.data:
+        from fluxmodel.data.sources import open_source
+
+        open_source(config.data)  # what cannot be read is said before anything starts
     home = open_home().make()
     set_environment(home)
     log = keep_log_path(home)

@@ -34,6 +34,6 @@ def print_summary(home: Home, outcome: dict[str, Any]) -> None:
         ("model", f"{name} version {version}, alias challenger"),
         ("report", outcome["evaluation"]),
         ("mlflow", where),
-        ("try", f'fluxline generate "a red circle top left" --model {name}'),
+        ("draw", f'fluxline generate "WORDS LIKE THE DATA\'S CAPTIONS" --model {name}'),
     ):
         console.print(f"{label:<7} {value}", markup=False, highlight=False, soft_wrap=True)
