@@ -102,13 +102,10 @@ class Stage:
         threads = _threads(inputs) or resources.cpus
         with _only_one(folder / "lock"):
             record = book.read(identity.run_key)
-            if record is not None:  # another command made it, or we died before Prefect heard of it
-                book.decide(identity, reused=True)
-            else:
-                if not any(d.run_key == identity.run_key for d in book.history(identity.stage)[-1:]):
-                    book.decide(
-                        identity, reused=False
-                    )  # called without Prefect, which asks for the key first
+            latest = [(d.run_key, d.reused) for d in book.history(identity.stage)[-1:]]
+            if latest != [(identity.run_key, record is not None)]:
+                book.decide(identity, reused=record is not None)  # Prefect was not asked, or did not know
+            if record is None:
                 with slots(home.root / "slots", threads * _processes(inputs), resources, STOP.is_set):
                     record = self._attempt(home, identity, folder, context, threads, resources, work, inputs)
         return record.artifact
