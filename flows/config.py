@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from fluxmodel.errors import InputError
+from fluxmodel.training_job import Precision
 
 
 class PipelineConfig(BaseModel):
@@ -21,6 +22,10 @@ class PipelineConfig(BaseModel):
         default=0.0, ge=0, description="Guidance of the evaluation and of the model, above 1."
     )
     num_images: int = Field(default=0, ge=0, description="Images in each point of the evaluation.")
+    precision: Precision = Field(
+        default="auto",
+        description="Of training: fp32, bf16, or auto, which takes bf16 where a probe shows it pays.",
+    )
 
     @property
     def model_name(self) -> str:

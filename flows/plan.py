@@ -49,7 +49,7 @@ def make_plan(config: PipelineConfig) -> Plan:
     parts = ["autoencoder", "detector", "dual_encoder"]
     if not source.is_procedural:  # nobody knows what a photograph shows
         parts.remove("detector")
-    flow = preset.flow.job("", "", seed=config.seed)
+    flow = preset.flow.job("", "", seed=config.seed, precision=config.precision)
     if config.train_steps:
         flow = flow.model_copy(update={"steps": config.train_steps})
     rules = CurationRules.model_validate(preset.rules)
@@ -58,7 +58,7 @@ def make_plan(config: PipelineConfig) -> Plan:
     return Plan(
         source=source,
         rules=rules,
-        parts={part: getattr(preset, part).job("", "") for part in parts},
+        parts={part: getattr(preset, part).job("", "", precision=config.precision) for part in parts},
         flow=flow,
         sampler=SamplerDefaults(image_size=rules.image_size, num_steps=preset.num_steps, guidance=guidance),
         evaluation=EvaluationSettings.model_validate(preset.evaluation | judged),

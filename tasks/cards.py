@@ -14,7 +14,13 @@ def read_card(directory: Path) -> tuple[str, dict[str, float]]:
 
 def describe(metrics: dict[str, float], limit: int = 4) -> str:
     """Return the first `limit` numbers in one line."""
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in list(metrics.items())[:limit])
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_readable(value)}" for name, value in list(metrics.items())[:limit]
+    )
+
+
+def _readable(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.4g}"
 
 
 def read_json(path: Path) -> dict[str, Any]:
