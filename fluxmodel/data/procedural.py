@@ -110,7 +110,7 @@ _SHAPES, _COLORS = tuple(SHAPES), tuple(PALETTE)
 LEVELS: dict[str, Level] = {
     "demo": Level("demo", 2, _SHAPES[:6], _COLORS[:6], {"large": 6.0}, 0.8),
     "lite": Level("lite", 2, _SHAPES, _COLORS, {"small": 4.0, "large": 6.2}, 0.8),
-    "full": Level("full", 3, _SHAPES, _COLORS, {"small": 3.3, "large": 4.7}, 0.6),
+    "full": Level("full", 3, _SHAPES, _COLORS, {"small": 3.5, "large": 5.0}, 0.4),
 }
 
 
