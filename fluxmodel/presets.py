@@ -114,7 +114,7 @@ DEMO = Preset(
         kind="flow",
         model=_mmdit(128, 4, 1, 3),
         optimizer=OptimizerSettings(learning_rate=3e-3, muon_learning_rate=0.02, decay_fraction=0.6),
-        steps=2400,
+        steps=1600,
         batch_size=64,
         world_size=2,
         checkpoint_every=200,

@@ -52,8 +52,11 @@ def split_heads(qkv: Float[Tensor, "b n 3*h*d"], num_heads: int) -> tuple[Tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, pe: Tensor) -> Float[Tensor, "b n h*d"]:
-    """Return softmax(q k / sqrt(d)) v after turning q and k, in the dtype of v; q, k, v are [b, h, n, d]."""
-    q, k = rotate(q, pe).to(v.dtype), rotate(k, pe).to(v.dtype)
+    """Return softmax(q k / sqrt(d)) v after turning q and k, in the dtype of v; q, k, v are [b, h, n, d].
+
+    Queries may be fewer than keys: they are then those of the last tokens.
+    """
+    q, k = rotate(q, pe[:, :, -q.shape[2] :]).to(v.dtype), rotate(k, pe).to(v.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # On this path SDPA's backward costs 3-4 times the plain products (58 ms against 14.5 measured).
         weights = torch.softmax((q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2), dim=-1)

@@ -67,14 +67,30 @@ class SingleStreamBlock(nn.Module):
         self.norm = QKNorm(config.head_dim)
         self.modulation = Modulation(config.hidden_size, is_double=False)
 
-    def forward(self, x: Tensor, vec: Tensor, pe: Tensor) -> Tensor:
-        """Return the stream; x [b, m + n, d], vec [b, d]."""
+    def forward(self, x: Tensor, vec: Tensor, pe: Tensor, num_unread: int = 0) -> Tensor:
+        """Return the stream from token `num_unread` on; x [b, m + n, d], vec [b, d].
+
+        Tokens before `num_unread` give keys and values only: after the last block nobody reads the text.
+        """
         shift, scale, gate = self.modulation(vec)
-        qkv, mlp = self.linear1(modulate(x, shift, scale)).split(self.widths, dim=-1)
+        tokens = modulate(x, shift, scale)
+        qkv, mlp = self.linear1(tokens[:, num_unread:]).split(self.widths, dim=-1)
         q, k, v = split_heads(qkv, self.num_heads)
         q, k = self.norm(q, k)
+        if num_unread:
+            text_k, text_v = self._keys_and_values(tokens[:, :num_unread])
+            k, v = torch.cat((text_k, k), dim=2), torch.cat((text_v, v), dim=2)
         joined = attend(q, k, v, pe)
-        return x + gate * self.linear2(torch.cat((joined, functional.gelu(mlp, approximate="tanh")), dim=-1))
+        mixed = torch.cat((joined, functional.gelu(mlp, approximate="tanh")), dim=-1)
+        return x[:, num_unread:] + gate * self.linear2(mixed)
+
+    def _keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normalised keys, and values, [b, h, m, d]: those rows of `linear1` alone."""
+        width = self.widths[0] // 3
+        rows = slice(width, 3 * width)
+        kv = functional.linear(tokens, self.linear1.weight[rows], self.linear1.bias[rows])
+        k, v = kv.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.norm.key_norm(k), v
 
 
 class LastLayer(nn.Module):

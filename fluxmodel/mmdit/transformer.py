@@ -84,6 +84,6 @@ class MMDiT(nn.Module):
             img, txt = block(img, txt, vec, pe)
         num_text = txt.shape[1]
         x = torch.cat((txt, img), dim=1)
-        for block in self.single_blocks:
-            x = block(x, vec, pe)
-        return self.final_layer(x[:, num_text:], vec)
+        for number, block in enumerate(self.single_blocks, start=1):
+            x = block(x, vec, pe, num_unread=num_text if number == len(self.single_blocks) else 0)
+        return self.final_layer(x if self.single_blocks else img, vec)

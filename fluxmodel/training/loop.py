@@ -90,7 +90,7 @@ def train(
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model = objective.model
     model.train()
-    optimizer = MasterOptimizer(model, job.optimizer)
+    optimizer = MasterOptimizer(model, job.optimizer, world)
     average = WeightAverage(optimizer.masters, job.ema_decay)
     model.to(dtype)
     start = 0

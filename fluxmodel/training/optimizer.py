@@ -1,7 +1,7 @@
 """One optimizer over fp32 master weights: AdamW, and Muon for the inner matrices where asked.
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum by its nearest orthogonal matrix, found by five
-Newton-Schulz steps; matrices of one shape are treated in one batched product.
+Newton-Schulz steps.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fluxmodel.training.parallel import ALONE, World
 from fluxmodel.training_job import OptimizerSettings
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -26,26 +27,37 @@ def learning_rate_factor(step: int, total: int, settings: OptimizerSettings) -> 
     return warm * (min(1.0, (total - step) / decay_steps) if decay_steps else 1.0)
 
 
-def orthogonalize(matrices: Float[Tensor, "k m n"], num_iterations: int = 5) -> Float[Tensor, "k m n"]:
+def orthogonalize(
+    matrices: Iterable[Float[Tensor, "m n"]], num_iterations: int = 5, world: World = ALONE
+) -> list[Float[Tensor, "m n"]]:
     """Return matrices with about the same singular vectors and all singular values near 1.
 
     One iteration is X <- P(G) X with G = X X^T and P(G) = a I + b G + c G^2. Since all P commute, they are
-    multiplied up on the small side first and meet X once: products of side m only, m <= n.
+    multiplied up on the small side first and meet X once: products of side m only, m <= n. Matrices of one small
+    side are treated together, and the processes of `world` share that part of the work.
     """
+    wide = [m.mT if m.shape[0] > m.shape[1] else m for m in matrices]
+    wide = [m / (m.norm() + 1e-7) for m in wide]
+    result: list[Tensor] = [torch.empty(0)] * len(wide)
+    for side in sorted({m.shape[0] for m in wide}):
+        members = [i for i, m in enumerate(wide) if m.shape[0] == side]
+        gram = torch.stack([wide[i] @ wide[i].mT for i in members])
+        for i, factor in zip(members, world.share(lambda g: _product(g, num_iterations), gram), strict=True):
+            result[i] = factor @ wide[i]
+    return [m.mT if t.shape[0] > t.shape[1] else m for m, t in zip(result, matrices, strict=True)]
+
+
+def _product(gram: Float[Tensor, "k m m"], num_iterations: int) -> Float[Tensor, "k m m"]:
+    """Return the product of the polynomials of all iterations."""
     a, b, c = _NEWTON_SCHULZ
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
-    gram = x @ x.mT
-    identity = torch.eye(gram.shape[1])
-    total = None
+    identity = torch.eye(gram.shape[1]).expand_as(gram)
+    total = identity
     for left in reversed(range(num_iterations)):
         polynomial = torch.baddbmm(b * gram, gram, gram, beta=1.0, alpha=c).add_(identity, alpha=a)
-        total = polynomial if total is None else polynomial @ total
+        total = polynomial if total is identity else polynomial @ total
         if left:
             gram = polynomial @ (polynomial @ gram)
-    x = x if total is None else total @ x
-    return x.mT if tall else x
+    return total
 
 
 def is_inner_matrix(name: str, parameter: Tensor) -> bool:
@@ -58,8 +70,9 @@ def is_inner_matrix(name: str, parameter: Tensor) -> bool:
 class MasterOptimizer:
     """Steps fp32 masters of a module's parameters and copies them back into the working dtype."""
 
-    def __init__(self, module: nn.Module, settings: OptimizerSettings):
+    def __init__(self, module: nn.Module, settings: OptimizerSettings, world: World = ALONE):
         self.settings = settings
+        self.world = world
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         self.names = [n for n, _ in named]
         self.working = [p for _, p in named]
@@ -94,21 +107,16 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def _muon_step(self, rate: float) -> None:
-        by_shape: dict[torch.Size, list[int]] = {}
+        updates = []
         for i in self._muon:
-            by_shape.setdefault(self.masters[i].shape, []).append(i)
-        for shape, members in by_shape.items():
-            updates = []
-            for i in members:
-                gradient = self.masters[i].grad
-                assert gradient is not None
-                self._momenta[i].lerp_(gradient, 1 - _MUON_MOMENTUM)
-                updates.append(gradient.lerp(self._momenta[i], _MUON_MOMENTUM).flatten(1))
-            matrices = orthogonalize(torch.stack(updates))
-            scale = max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
-            for i, update in zip(members, matrices, strict=True):
-                self.masters[i].mul_(1 - rate * self.settings.weight_decay)
-                self.masters[i].sub_(update.view(shape), alpha=rate * scale)
+            gradient = self.masters[i].grad
+            assert gradient is not None
+            self._momenta[i].lerp_(gradient, 1 - _MUON_MOMENTUM)
+            updates.append(gradient.lerp(self._momenta[i], _MUON_MOMENTUM).flatten(1))
+        for i, update in zip(self._muon, orthogonalize(updates, world=self.world), strict=True):
+            scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+            self.masters[i].mul_(1 - rate * self.settings.weight_decay)
+            self.masters[i].sub_(update.reshape(self.masters[i].shape), alpha=rate * scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs to go on bit for bit."""

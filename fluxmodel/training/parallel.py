@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,17 @@ class World:
         for parameter, gradient, part in zip(parameters, gradients, parts, strict=True):
             parameter.grad = part.view_as(gradient).to(gradient.dtype)
 
+    def share(self, work: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+        """Return `work(items)`, which keeps the shape and treats items [k, ...] one by one, each process doing some."""
+        if self.size == 1:
+            return work(items)
+        done = torch.zeros_like(items)
+        mine = slice(self.rank * len(items) // self.size, (self.rank + 1) * len(items) // self.size)
+        if mine.stop > mine.start:
+            done[mine] = work(items[mine])
+        distributed.all_reduce(done)
+        return done
+
     def agree(self, wish: bool) -> bool:
         """Return whether any process wishes it, the same answer in all."""
         if self.size == 1:
@@ -56,10 +67,13 @@ class World:
         return bool(votes > 0)
 
 
+ALONE = World()
+
+
 def join_world() -> World:
     """Read RANK and WORLD_SIZE as torchrun sets them and connect over gloo; alone without them."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return World()
+        return ALONE
     distributed.init_process_group("gloo")
     return World(distributed.get_rank(), size)
