@@ -1,0 +1,49 @@
+"""A configuration becomes the settings of each stage."""
+
+import pytest
+
+from flows.config import PipelineConfig
+from flows.plan import make_plan
+from fluxmodel.errors import InputError
+from fluxmodel.presets import PRESETS
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "cat.png").write_bytes(b"not looked at yet")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_makes_a_plan(preset):
+    plan = make_plan(PipelineConfig(preset=preset))
+    assert set(plan.parts) == {"autoencoder", "detector", "dual_encoder"}
+    assert plan.name == f"fluxline-{preset}"
+
+
+def test_the_precision_asked_for_reaches_every_training_job():
+    plan = make_plan(PipelineConfig(precision="fp32"))
+    assert {job.precision for job in [plan.flow, *plan.parts.values()]} == {"fp32"}
+
+
+def test_the_seed_is_the_base_models_alone_so_that_judges_stay_the_same():
+    plan = make_plan(PipelineConfig(seed=7))
+    assert plan.flow.seed == 7
+    assert {job.seed for job in plan.parts.values()} == {0}
+
+
+def test_a_folder_has_no_detector_since_nobody_knows_its_scenes(folder):
+    assert set(make_plan(PipelineConfig(data=folder)).parts) == {"autoencoder", "dual_encoder"}
+
+
+def test_guidance_is_judged_as_it_is_registered():
+    plan = make_plan(PipelineConfig(guidance=3.0))
+    assert plan.evaluation.guidance == plan.sampler.guidance == 3.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"), [({"preset": "huge"}, "preset is 'huge'"), ({"guidance": 0.5}, "guidance is 0.5")]
+)
+def test_a_wrong_value_is_named(fields, named):
+    with pytest.raises(InputError, match=named):
+        make_plan(PipelineConfig(**fields))
