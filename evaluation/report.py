@@ -72,7 +72,7 @@ def closing_figures(evaluation: Mapping[str, Any] | Path) -> dict[str, str]:
     }
     for name, words in shown.items():
         if name in found and found[name]["value"] is not None:
-            figures[words] = percent_with_interval(found[name])
+            figures[words] = percent_with_interval(found[name]) + _asked(evaluation, found[name])
     shuffled = evaluation["baselines"].get("shuffled_captions", {}).get("attr_acc")
     if shuffled:
         figures["floor (shuffled captions)"] = f"{shuffled['value']:.1%}"
@@ -83,3 +83,11 @@ def closing_figures(evaluation: Mapping[str, Any] | Path) -> dict[str, str]:
     if "clip" in found:
         figures["CLIP score"] = f"{found['clip']['value']:.1f}"
     return figures
+
+
+def _asked(evaluation: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
+    """What was asked of a metric and whether it was met; empty where nothing was."""
+    least = evaluation.get("thresholds", {}).get(metric["name"])
+    if least is None:
+        return ""
+    return f", asked {least:.0%}: {'met' if metric['value'] >= least else 'MISSED'}"

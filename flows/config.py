@@ -18,9 +18,7 @@ class PipelineConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="Seed of the base model's training.")
     name: str = Field(default="", description="Name of the registered model; default fluxline-PRESET.")
     train_steps: int = Field(default=0, ge=0, description="Optimizer steps of the base model.")
-    guidance: float = Field(
-        default=0.0, ge=0, description="Guidance of the evaluation and of the model, above 1."
-    )
+    guidance: float = Field(default=0.0, ge=0, description="Guidance the model is judged at, above 1.")
     num_images: int = Field(default=0, ge=0, description="Images in each point of the evaluation.")
     precision: Precision = Field(
         default="auto",

@@ -60,7 +60,9 @@ def make_plan(config: PipelineConfig) -> Plan:
         rules=rules,
         parts={part: getattr(preset, part).job("", "", precision=config.precision) for part in parts},
         flow=flow,
-        sampler=SamplerDefaults(image_size=rules.image_size, num_steps=preset.num_steps, guidance=guidance),
+        sampler=SamplerDefaults(
+            image_size=rules.image_size, num_steps=preset.num_steps, guidance=preset.guidance
+        ),
         evaluation=EvaluationSettings.model_validate(preset.evaluation | judged),
         name=config.model_name,
     )

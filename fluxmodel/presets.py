@@ -174,6 +174,7 @@ SMOKE = Preset(
         optimizer=OptimizerSettings(learning_rate=3e-3, muon_learning_rate=0.02),
         steps=40,
         batch_size=32,
+        world_size=2,
         checkpoint_every=10,
     ),
     num_steps=2,

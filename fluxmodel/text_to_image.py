@@ -25,7 +25,7 @@ from fluxmodel.encoders.text import EncodedText, WordEncoder, WordEncoderConfig
 from fluxmodel.errors import InputError
 from fluxmodel.flow.guidance import guided
 from fluxmodel.flow.packing import image_ids, unpack
-from fluxmodel.flow.schedule import sampling_times
+from fluxmodel.flow.schedule import dynamic_shift, sampling_times
 from fluxmodel.flow.solvers import VelocityField, euler
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
@@ -43,6 +43,10 @@ class ModelIndex(BaseModel):
 
     pipeline: str = Field(default="fluxline.TextToImage", description="What reads the directory.")
     image_size: int = Field(gt=0, description="Side of the images it was trained on, pixels.")
+    dynamic_shift: bool = Field(
+        default=False,
+        description="Spend more steps near noise the more tokens there are, as FLUX.1 dev does.",
+    )
     num_steps: int = Field(default=8, gt=0, description="Default number of Euler steps.")
     guidance: float = Field(default=2.0, ge=1, description="Default guidance; 1 means unguided.")
 
@@ -191,9 +195,8 @@ class TextToImage:
         noise = image_noise(seeds, tokens)
         captioned = self._field(self.text_encoder(prompts), height, width)
         empty = self._field(self.text_encoder([""] * len(prompts)), height, width)
-        return unpack(
-            euler(guided(captioned, empty, guidance), noise, sampling_times(num_steps)), height, width
-        )
+        times = sampling_times(num_steps, dynamic_shift(tokens[0]) if self.index.dynamic_shift else 0.0)
+        return unpack(euler(guided(captioned, empty, guidance), noise, times), height, width)
 
     def _field(self, text: EncodedText, height: int, width: int) -> VelocityField:
         num = len(text.tokens)

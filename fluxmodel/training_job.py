@@ -30,7 +30,7 @@ class OptimizerSettings(BaseModel):
 
 
 class TrainingJob(BaseModel):
-    """One run of the loop. What does not change the result is named in `PLACES`."""
+    """One run of the loop; `semantic` leaves out what does not change the result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

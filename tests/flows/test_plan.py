@@ -36,9 +36,10 @@ def test_a_folder_has_no_detector_since_nobody_knows_its_scenes(folder):
     assert set(make_plan(PipelineConfig(data=folder)).parts) == {"autoencoder", "dual_encoder"}
 
 
-def test_guidance_is_judged_as_it_is_registered():
-    plan = make_plan(PipelineConfig(guidance=3.0))
-    assert plan.evaluation.guidance == plan.sampler.guidance == 3.0
+def test_another_guidance_changes_the_evaluation_alone_so_that_nothing_is_trained_again():
+    usual, other = make_plan(PipelineConfig()), make_plan(PipelineConfig(guidance=3.0))
+    assert other.evaluation.guidance == 3.0
+    assert (other.flow, other.sampler, other.parts) == (usual.flow, usual.sampler, usual.parts)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ class FlowObjective:
                 f"its kinds are {', '.join(sorted(set().union(*captions))) or 'none'}"
             )
         weight = torch.tensor([[mix[k] * (k in own) for k in kinds] for own in captions])
+        if num_without := int((weight.sum(1) == 0).sum()):
+            raise InputError(
+                f"{num_without} images of {self.job.data} have no caption of the kinds {', '.join(kinds)}: "
+                "caption them, or name their kinds in objective.caption_mix"
+            )
         self._cumulative = (weight / weight.sum(1, keepdim=True)).cumsum(1)
         texts = {"": 0}
         numbers = [[texts.setdefault(own.get(k, ""), len(texts)) for k in kinds] for own in captions]
