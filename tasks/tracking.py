@@ -178,6 +178,7 @@ class MetricsTail:
         self.run_id = ""
         self.is_away = False
         self._done = threading.Event()
+        self._opening = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="metrics-tail", daemon=True)
 
     def __enter__(self) -> "MetricsTail":
@@ -191,9 +192,10 @@ class MetricsTail:
 
     def require(self) -> str:
         """Return the MLflow run's id, opened if need be; raises what MLflow raises."""
-        if not self.run_id:
-            self.run_id = self._open()
-        return self.run_id
+        with self._opening:  # the stage's thread and ours may both ask, and two runs must not be made
+            if not self.run_id:
+                self.run_id = self._open()
+            return self.run_id
 
     def close(self, status: str) -> None:
         """End the run, if it was opened. Never raises: a run left open is re-opened by its key."""

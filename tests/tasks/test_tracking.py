@@ -1,5 +1,7 @@
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,27 @@ def test_no_point_is_lost_or_sent_twice_while_mlflow_comes_and_goes(tracked, tmp
     assert len(said) == 3
     assert "MLflow is away (ConnectionError)" in said[0]
     assert "back" in said[1]
+
+
+def test_two_threads_that_need_the_run_open_it_once(home, tmp_path):
+    opened, both = [], threading.Barrier(2)
+
+    def open_run() -> str:
+        time.sleep(0.05)
+        opened.append("id")
+        return "id"
+
+    def ask() -> None:
+        both.wait()
+        tail.require()
+
+    tail = MetricsTail(home, tmp_path / "metrics.jsonl", tmp_path / "state.json", open_run, print)
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opened == ["id"]
 
 
 def test_a_stage_finished_while_mlflow_is_away_is_logged_later(tracked, tmp_path, monkeypatch):
