@@ -11,6 +11,7 @@ from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext, StageRun
 
 CURATE = Stage("curate", kind="dataset", modules=("tasks.curate", "fluxmodel.data.curation"))
+MAX_SAID = 20
 
 
 class DataSource(BaseModel):
@@ -50,9 +51,18 @@ def curate(context: RunContext, source: DataSource, rules: CurationRules) -> Art
 def _curate(run: StageRun, source: DataSource, rules: CurationRules) -> Outcome:
     final = run.call("fluxmodel.data.curation:curate", data=source.data, rules=rules.model_dump(mode="json"))
     report = read_json(final / "curation.json")
-    refused = report.get("refused") or []
-    for entry in refused[:20]:
-        board().say(f"curate: refused {entry.get('path')}: {entry.get('reason')} ({entry.get('detail')})")
+    refused = report.get("num_refused", 0)
+    _say_refused(report.get("refused") or [], refused)
     seen, kept = report.get("seen", 0), report.get("kept", 0)
-    gave = f"{kept} of {seen} images kept" + (f", {len(refused)} refused" if refused else "")
+    gave = f"{kept} of {seen} images kept" + (f", {refused} refused" if refused else "")
     return Outcome(final, gave, {"seen": float(seen), "kept": float(kept)})
+
+
+def _say_refused(examples: list[dict], num_refused: int) -> None:
+    for entry in examples[:MAX_SAID]:
+        board().say(f"curate: refused {entry.get('path')}: {entry.get('reason')} ({entry.get('detail')})")
+    if num_refused > MAX_SAID:
+        board().say(
+            f"curate: and {num_refused - MAX_SAID} more; "
+            "decisions.parquet, beside report.html in the curated data set, has a row for each."
+        )
