@@ -81,17 +81,22 @@ class TaskLinks:
 
 
 def _page(record: RunRecord, mlflow_url: str) -> str:
-    where = (
-        f"[{record.artifact.mlflow_run_id}]({mlflow_url})"
-        if mlflow_url
-        else record.artifact.mlflow_run_id or "-"
-    )
     rows = "\n".join(f"| {name} | {value:.5g} |" for name, value in sorted(record.metrics.items()))
     return (
         f"**{record.identity.stage}**: {record.gave}\n\n"
         f"| | |\n|---|---|\n| artifact | `{record.artifact.uri}` |\n| digest | `{record.artifact.digest}` |\n"
-        f"| run key | `{record.run_key}` |\n| MLflow run | {where} |\n| seconds | {record.seconds:.1f} |\n{rows}\n"
+        f"| run key | `{record.run_key}` |\n| MLflow run | {_mlflow_cell(record, mlflow_url)} |\n"
+        f"| seconds | {record.seconds:.1f} |\n{rows}\n"
     )
+
+
+def _mlflow_cell(record: RunRecord, mlflow_url: str) -> str:
+    run_id = record.artifact.mlflow_run_id
+    if not run_id:
+        return f"sent when MLflow is back, with the tag run_key `{record.run_key}`"
+    if mlflow_url:
+        return f"[{run_id}]({mlflow_url})"
+    return f"`{run_id}`; to see it, run `fluxline up` and search MLflow for `attributes.run_id = '{run_id}'`"
 
 
 def _key(stage: str, what: str) -> str:
