@@ -1,6 +1,6 @@
 """What the numbers would be without a model: the floors and ceilings beside them.
 
-Real against real is the best a model can reach at this number of images; noise is what an untrained one gives; the
+Real against real is the best a model can reach at its number of images; noise is what an untrained one gives; the
 model's own images against shuffled captions show how much of a score comes without following the prompt.
 """
 
@@ -49,8 +49,8 @@ def _intervals(measured: Measured) -> dict[str, Any]:
 
 
 def _real_against_real(instruments: Instruments, benchmark: Benchmark) -> dict[str, Any]:
-    """Distances of a second draw of real images; on folders between the two halves of what there is."""
-    if benchmark.level is not None:
+    """Distances of a second draw of real images; on folders between two halves of the reference, so of fewer."""
+    if benchmark.second is not None:
         features, reference = instruments.extractor(benchmark.second), instruments.reference
     else:
         half = len(instruments.reference.features) // 2

@@ -64,7 +64,8 @@ class Benchmark:
     prompts: PromptSet
     held_out: PromptSet | None
     reference: Tensor
-    second: Tensor
+    second: Tensor | None
+    """A second draw of the reference; None where there are no more images."""
     reference_source: str
     real: Tensor
     """Real images of the prompts themselves, [len(prompts), 3, H, W]."""
@@ -141,7 +142,7 @@ def _folder(dataset: CuratedDataset, settings: EvaluationSettings) -> Benchmark:
         )
     asked = [named[index % len(named)] for index in range(settings.num_images)]
     first = noise_seed(settings)
-    reference, half = images[order[: settings.num_images]], len(order) // 2
+    reference = images[order[: settings.num_images]]
     prompts = PromptSet(
         "captions of the data",
         [captions[index] for index in asked],
@@ -153,7 +154,7 @@ def _folder(dataset: CuratedDataset, settings: EvaluationSettings) -> Benchmark:
         prompts=prompts,
         held_out=None,
         reference=reference,
-        second=images[order[:half]],
+        second=None,
         reference_source=f"{len(reference)} images of the {note}",
         real=images[asked],
     )

@@ -10,7 +10,7 @@ from typing import Any, cast
 from . import report_evidence as evidence
 from . import report_story as story
 from .page import page
-from .report_numbers import percent_with_interval
+from .report_numbers import at_n, percent_with_interval
 
 
 def write_report(
@@ -78,7 +78,7 @@ def closing_figures(evaluation: Mapping[str, Any] | Path) -> dict[str, str]:
         figures["floor (shuffled captions)"] = f"{shuffled['value']:.1%}"
     if "fd" in found:
         real = evaluation["baselines"].get("real_against_real", {}).get("fd")
-        floor = f", real against real {real['value']:.2f}" if real else ""
+        floor = f", real against real {real['value']:.2f}{at_n(real, found['fd'])}" if real else ""
         figures["Frechet distance"] = f"{found['fd']['value']:.2f} (n = {found['fd']['n']}{floor})"
     if "clip" in found:
         figures["CLIP score"] = f"{found['clip']['value']:.1f}"

@@ -44,6 +44,12 @@ def baselines(document: Mapping[str, Any]) -> str:
         for kind, each in found.items()
     ]
     note = "The same measures with other images, or other captions, in the model's place."
+    real = found.get("real_against_real", {}).get("fd")
+    if real and "fd" in metrics and real["n"] != metrics["fd"]["n"]:
+        note += (
+            f" Distances between real images are between two halves of {real['n']:,} each, the model's of "
+            f"{metrics['fd']['n']:,}: the fewer the images, the larger the Frechet distance."
+        )
     head = ["", *(words[name] for name in names)]
     return f'<h2>Floors and ceilings</h2><p class="note">{note}</p>{table(head, rows, 0)}'
 

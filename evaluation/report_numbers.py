@@ -54,6 +54,11 @@ def interval_cell(name: str, found: Mapping[str, Any] | None) -> str:
     return cell(name, found["value"], [found["ci_low"], found["ci_high"]]) if found else "–"
 
 
+def at_n(floor: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
+    """`, n = ...` for a floor of another number of images than the metric it stands beside, else nothing."""
+    return "" if floor["n"] == metric["n"] else f", n = {floor['n']:,}"
+
+
 def plural(count: int, noun: str) -> str:
     """A count with its noun."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

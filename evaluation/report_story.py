@@ -8,7 +8,7 @@ from typing import Any
 
 from .charts import LABELS, measured_metrics, panel_svg
 from .page import table, tile
-from .report_numbers import cell, number, plural
+from .report_numbers import at_n, cell, number, plural
 
 _HEADLINE = (
     ("attr_acc", "Attributes right"),
@@ -66,7 +66,7 @@ def _box(metric: Mapping[str, Any], words: str, document: Mapping[str, Any]) -> 
         lines.append(f"<small>captions shuffled: {number(name, floor['value'])}</small>")
     real = document["baselines"].get("real_against_real", {}).get(name)
     if real and name == "fd":
-        lines.append(f"<small>real against real: {number(name, real['value'])}</small>")
+        lines.append(f"<small>real against real: {number(name, real['value'])}{at_n(real, metric)}</small>")
     if name == "retrieval":
         lines.append(f"<small>by guessing: {document['chance']['retrieval']:.1%}</small>")
     threshold = document.get("thresholds", {}).get(name)

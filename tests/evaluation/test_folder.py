@@ -90,6 +90,14 @@ def test_repeated_captions_are_bootstrapped_by_prompt(report):
     assert "bootstrap by prompt" in found["method"] or found["value"] == 0
 
 
+def test_the_floor_of_the_distance_tells_of_how_many_images_it_is(report):
+    ours = next(each for each in report.document["metrics"] if each["name"] == "fd")
+    floor = report.document["baselines"]["real_against_real"]["fd"]
+    assert floor["n"] == ours["n"] // 2
+    assert closing_figures(report.document)["Frechet distance"].endswith(f", n = {floor['n']})")
+    assert f"two halves of {floor['n']} each" in report.html.read_text()
+
+
 def test_the_page_tells_a_folders_story(report):
     text = report.html.read_text()
     assert "Images of a folder" in text
