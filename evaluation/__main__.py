@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxmodel.errors import FluxlineError, InputError, InterruptedRun
+from fluxmodel.progress import seconds_spooled
 
 from .settings import EvaluationJob
 
@@ -26,7 +27,7 @@ class Spool:
 
     def __init__(self, path: Path):
         self._file = path.open("a", encoding="utf-8")
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() - seconds_spooled(path)
         self._done, self._total = 0, 1
 
     def __enter__(self) -> Spool:

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ConfigDict, validate_call
 
 from fluxmodel.errors import FluxlineError
+from fluxmodel.progress import seconds_spooled
 
 REPORT_SECONDS = 0.25
 
@@ -48,7 +49,8 @@ class _Reporter:
 
     def __init__(self, path: Path):
         self.path = path
-        self.started = self.written = time.monotonic()
+        self.written = time.monotonic()
+        self.started = self.written - seconds_spooled(path)
 
     def __call__(self, done: int, total: int, message: str = "") -> None:
         now = time.monotonic()

@@ -15,7 +15,7 @@ class SpoolLine:
         step: steps done.
         total: steps in all (0 = unknown).
         metrics: name -> value.
-        seconds: seconds since the child's first step, over all its lives.
+        seconds: what the child's work took so far, all its lives together.
     """
 
     step: int

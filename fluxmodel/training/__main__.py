@@ -13,6 +13,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 
 from fluxmodel.data.procedural import ProceduralSource
 from fluxmodel.errors import FluxlineError, InputError, first_fault
+from fluxmodel.progress import seconds_spooled
 from fluxmodel.training_job import TrainingJob
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def write_final(output: Path, objective: Objective, job: TrainingJob, precision:
 
 
 def spool_line(spool: TextIO, step: int, total: int, metrics: dict[str, float], seconds: float) -> None:
-    """Append one line of metrics; it is on its way to disk when this returns."""
+    """Append one line of metrics; `seconds` are those of all lives of the job. On its way to disk on return."""
     spool.write(json.dumps({"step": step, "total": total, "metrics": metrics, "seconds": seconds}) + "\n")
     spool.flush()
 
@@ -113,6 +115,7 @@ def run(job: TrainingJob) -> int:
     """Train as the job says; return the exit code."""
     stop = watch_for_stop()
     output = Path(job.output)
+    began = time.monotonic() - seconds_spooled(output / "metrics.jsonl")
     if (output / "final").is_dir():
         return 0
     import torch
@@ -133,7 +136,7 @@ def run(job: TrainingJob) -> int:
                 if world.is_first:
                     write_final(output, objective, job, report.precision)
             elif report.metrics and world.is_first:
-                spool_line(spool, report.step, report.total, report.metrics, report.seconds)
+                spool_line(spool, report.step, report.total, report.metrics, time.monotonic() - began)
     return 0
 
 

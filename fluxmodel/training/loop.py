@@ -44,7 +44,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did; `metrics` is empty on steps that are not logged."""
+    """What one step did and how long it took; `metrics` is empty on steps that are not logged."""
 
     step: int
     total: int

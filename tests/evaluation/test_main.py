@@ -56,6 +56,13 @@ def test_progress_lines_have_the_form_of_trainings(tmp_path):
     assert all({"step", "total", "metrics", "seconds"} <= set(line) for line in lines)
 
 
+def test_seconds_go_on_from_those_of_earlier_lives(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "total": 2, "metrics": {}, "seconds": 100.0}\n')
+    with Spool(tmp_path / "metrics.jsonl") as spool:
+        spool.progress(1, 2, "")
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["seconds"] >= 100
+
+
 def test_settings_load_without_torch():
     code = "import evaluation, evaluation.settings; evaluation.EvaluationSettings()"
     assert loaded_after(code, ("torch", "torchmetrics", "matplotlib", "numpy")) == []

@@ -147,6 +147,20 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     assert not (Path(job.output) / "metrics.jsonl").exists()
 
 
+def test_the_seconds_of_a_spool_go_on_from_those_of_earlier_lives(tmp_path, monkeypatch):
+    job = tiny_job("flow", tmp_path, steps=4)
+    spool = Path(job.output) / "metrics.jsonl"
+    spool.parent.mkdir(parents=True, exist_ok=True)
+    spool.write_text('{"step": 1, "total": 4, "metrics": {}, "seconds": 100.0}\n')
+    monkeypatch.setattr(sys, "argv", ["training", str(write_job(job, tmp_path / "job.json"))])
+    with signals_restored():
+        assert main() == 0
+    seconds = [json.loads(line)["seconds"] for line in spool.read_text().splitlines()]
+    assert len(seconds) > 2
+    assert seconds == sorted(seconds)
+    assert 100 < seconds[-1] < 100 + PATIENCE_SECONDS
+
+
 @contextmanager
 def signals_restored():
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
