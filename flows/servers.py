@@ -110,11 +110,14 @@ def start_prefect(home: Home, is_short_lived: bool = True) -> Server:
 
 
 def start_mlflow(home: Home) -> Server:
-    """Start an MLflow server over the SQLite file and the artifact folder of this home."""
+    """Start an MLflow server over the SQLite file and the artifact folder of this home.
+
+    Runs hold their artifacts' place as a file address, so a run begun here goes on without this server.
+    """
     port = free_port(MLFLOW_PORT)
-    store, artifacts = f"sqlite:///{home.root / 'mlflow.db'}", str(home.root / "mlartifacts")
+    store, artifacts = f"sqlite:///{home.root / 'mlflow.db'}", (home.root / "mlartifacts").as_uri()
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", store, "--artifacts-destination", artifacts]
+    stores = ["--backend-store-uri", store, "--default-artifact-root", artifacts, "--no-serve-artifacts"]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", *where, *stores]
     return Server("mlflow", f"http://127.0.0.1:{port}", "/health", command, home, environment)

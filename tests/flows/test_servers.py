@@ -4,12 +4,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
-from flows.servers import RunningServers, free_port, running_servers
+from flows.servers import RunningServers, free_port, running_servers, start_mlflow
+from tasks import registry, tracking
+from tasks.artifacts import ArtifactStore
 from tasks.home import Home
 
 ROOT = Path(__file__).parents[2]
@@ -65,3 +68,40 @@ def test_no_server_outlives_the_command_that_started_it(ending, tmp_path):
     command.stdout.close()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_begun_on_our_mlflow_server_is_shown_there_and_goes_on_without_it(
+    fluxline_home, tmp_path, monkeypatch
+):
+    home = Home(fluxline_home).make()
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "model_index.json").write_text("{}")
+    ref = ArtifactStore(home).put(made, "model")
+    server = start_mlflow(home)
+    try:
+        server.wait()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        run = tracking.open_run(home, "key", "register", {})
+        tracking.log_artifact(home, run, made, ref)
+        first = registry.register_version(home, "shapes", run, made, ref, {}, "# card")
+        listed = _get(f"{server.url}/ajax-api/2.0/mlflow/artifacts/list?run_id={run}&path=model")
+        assert b"model/model_index.json" in listed
+        assert _get(f"{server.url}/get-artifact?run_id={run}&path=model/model_index.json") == b"{}"
+    finally:
+        server.stop()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    tracking.log_artifact(home, run, made, ref)
+    again = registry.register_version(home, "shapes", run, made, ref, {}, "# card")
+    assert (first.version, again.version) == ("1", "2")
+    ArtifactStore(home).discard(ref)
+    found = registry.find_version(home, "shapes")
+    assert (registry.model_directory(home, found) / "model_index.json").read_text() == "{}"
+
+
+def _get(url: str) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=20) as reply:
+        return reply.read()
