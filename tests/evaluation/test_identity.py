@@ -36,7 +36,9 @@ def measurement(value: float | None = 0.9, name="attr_acc", direction: Any = "hi
 
 
 def test_two_models_measured_alike_compare():
-    require_comparable(BASE, BASE.model_copy(update={"model": "b"}))
+    other = BASE.model_copy(update={"model": "b"})
+    require_comparable(BASE, other)
+    assert differing_fields(BASE, other) == ["model"]
 
 
 @pytest.mark.parametrize("field", [name for name in Identity.model_fields if name != "model"])
