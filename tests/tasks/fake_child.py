@@ -22,7 +22,8 @@ def main() -> int:
         pipe = int(os.environ["FLUXLINE_PARENT_PIPE"])
         threading.Thread(target=lambda: (os.read(pipe, 1), os._exit(1)), daemon=True).start()
     if job.get("orphan"):
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        (output / "orphan").write_text(str(orphan.pid))
     if job.get("hang"):
         time.sleep(600)
     if job.get("fail"):
