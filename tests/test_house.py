@@ -193,8 +193,11 @@ def test_the_network_guard_refuses_other_hosts():
 
 
 def test_the_network_guard_lets_this_machine_through():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        socket.create_connection(server.getsockname(), timeout=5).close()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=5) as client,
+    ):
+        assert client.getpeername() == server.getsockname()
 
 
 def test_a_missing_external_skips_here_and_fails_in_ci(monkeypatch):
