@@ -69,10 +69,11 @@ def encode_dataset(
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """Latents, and for every sample its captions by kind."""
+    """Latents, and for every sample its captions by kind; pairs also know the seed of each latent's noise."""
 
     latents: Float[Tensor, "n c h w"]
     captions: list[dict[str, str]]
+    noise_seeds: list[int] | None = None
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> EncodedDataset:
@@ -82,7 +83,8 @@ class EncodedDataset:
             ArtifactError: a file is missing or damaged, or captions and latents differ in number.
         """
         try:
-            latents = load_file(str(Path(directory) / "latents.safetensors"))["latents"].float()
+            tensors = load_file(str(Path(directory) / "latents.safetensors"))
+            latents = tensors["latents"].float()
             rows = json.loads((Path(directory) / "captions.json").read_text())
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise ArtifactError(
@@ -92,4 +94,5 @@ class EncodedDataset:
             raise ArtifactError(
                 f"{directory}: {len(latents)} latents but {len(rows)} rows of captions; encode again"
             )
-        return cls(latents, [{c["kind"]: c["text"] for c in own} for own in rows])
+        seeds = tensors["noise_seeds"].tolist() if "noise_seeds" in tensors else None
+        return cls(latents, [{c["kind"]: c["text"] for c in own} for own in rows], seeds)
