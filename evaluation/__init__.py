@@ -1,7 +1,7 @@
 """The judge: distances, scores, intervals and the report about one model.
 
-`evaluate` judges a model directory; `write_report` tells it as a page; `closing_figures` in a few words. The names
-are looked up when first used, so that importing the package costs nothing.
+`evaluate` judges a model directory; `write_report` tells it as a page; `closing_figures` in a few words; `decide`
+says whether it takes the champion's place. The names are looked up when first used, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .evaluate import EvaluationReport, evaluate
+    from .gate import GateDecision, GateSettings, decide
     from .identity import Identity, Measurement, require_comparable
     from .report import closing_figures, write_report
     from .settings import EvaluationJob, EvaluationSettings
@@ -19,9 +20,12 @@ _HOMES = {
     "EvaluationJob": "settings",
     "EvaluationReport": "evaluate",
     "EvaluationSettings": "settings",
+    "GateDecision": "gate",
+    "GateSettings": "gate",
     "Identity": "identity",
     "Measurement": "identity",
     "closing_figures": "report",
+    "decide": "gate",
     "evaluate": "evaluate",
     "require_comparable": "identity",
     "write_report": "report",
@@ -31,9 +35,12 @@ __all__ = [
     "EvaluationJob",
     "EvaluationReport",
     "EvaluationSettings",
+    "GateDecision",
+    "GateSettings",
     "Identity",
     "Measurement",
     "closing_figures",
+    "decide",
     "evaluate",
     "require_comparable",
     "write_report",

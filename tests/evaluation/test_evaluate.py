@@ -172,3 +172,14 @@ def test_without_a_detector_the_dual_encoder_gives_the_features(
     assert report.value("clip") is None
     assert report.value("held_out/attr_acc") is None
     assert report.document["curves"]["base_guided"][0]["clip"] is None
+
+
+def test_the_gate_reads_what_was_written(judged):
+    from evaluation.gate import GateSettings, decide
+
+    directory = judged.report.directory
+    decision = decide(directory, directory, GateSettings())
+    assert decision.verdict == "inconclusive"
+    assert decision.primary is not None
+    assert decision.primary.challenger == pytest.approx(judged.report.value("all_correct"))
+    assert {guard.name for guard in decision.guards} == {"attr_acc", "held_out/all_correct", "clip", "fd"}
