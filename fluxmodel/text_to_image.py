@@ -2,6 +2,7 @@
 
 model_index.json    what the directory is, and the sampler's defaults
 transformer/        config.json, model.safetensors (original FLUX.1 names)
+transformer_NAME/   another variant on the same encoders: in a rectified model, the base it came from
 autoencoder/        config.json, model.safetensors
 text_encoder/       config.json
 """
@@ -36,7 +37,16 @@ from fluxmodel.weights import load_mmdit
 INDEX = "model_index.json"
 
 
-class ModelIndex(BaseModel):
+class Variant(BaseModel):
+    """How to sample from a variant of the network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_steps: int = Field(default=8, gt=0, description="Default number of Euler steps.")
+    guidance: float = Field(default=2.0, ge=1, description="Default guidance; 1 means unguided.")
+
+
+class ModelIndex(Variant):
     """What `model_index.json` says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,8 +57,23 @@ class ModelIndex(BaseModel):
         default=False,
         description="Spend more steps near noise the more tokens there are, as FLUX.1 dev does.",
     )
-    num_steps: int = Field(default=8, gt=0, description="Default number of Euler steps.")
-    guidance: float = Field(default=2.0, ge=1, description="Default guidance; 1 means unguided.")
+    name: str = Field(default="base", description="Which variant transformer/ is.")
+    variants: dict[str, Variant] = Field(default={}, description="The other variants, in transformer_NAME/.")
+
+    def choose(self, variant: str) -> tuple[str, ModelIndex]:
+        """Return the folder of a variant, "" for the default, and the index as seen from it.
+
+        Raises:
+            InputError: there is no such variant.
+        """
+        if variant in ("", self.name):
+            return "transformer", self
+        if variant not in self.variants:
+            raise InputError(
+                f"variant is {variant!r}; this model has {', '.join((self.name, *self.variants))}"
+            )
+        chosen = {"name": variant, "variants": {}, **self.variants[variant].model_dump()}
+        return f"transformer_{variant}", self.model_copy(update=chosen)
 
 
 def assemble(
@@ -71,6 +96,26 @@ def assemble(
     (output / INDEX).write_text(index.model_dump_json(indent=2) + "\n")
 
 
+def assemble_rectified(
+    model: str | Path, trained: str | Path, output: str | Path, num_steps: int, guidance: float
+) -> None:
+    """Compose a model and the network rectified from it into the existing directory `output`, the latter first."""
+    model, output = Path(model), Path(output)
+    index = read_config(ModelIndex, model / INDEX)
+    for part in ("autoencoder", "text_encoder"):
+        shutil.copytree(model / part, output / part)
+    shutil.copytree(Path(trained) / "transformer", output / "transformer")
+    shutil.copytree(model / "transformer", output / f"transformer_{index.name}")
+    base = Variant(num_steps=index.num_steps, guidance=index.guidance)
+    rectified = {
+        "name": "rectified",
+        "num_steps": num_steps,
+        "guidance": guidance,
+        "variants": {index.name: base},
+    }
+    (output / INDEX).write_text(index.model_copy(update=rectified).model_dump_json(indent=2) + "\n")
+
+
 @dataclass(frozen=True)
 class TextToImage:
     """A trained model that draws what prompts say."""
@@ -81,20 +126,24 @@ class TextToImage:
     text_encoder: WordEncoder
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> TextToImage:
+    def from_pretrained(cls, directory: str | Path, variant: str = "") -> TextToImage:
         """Read a directory that `assemble` wrote.
 
+        Args:
+            directory: where it lies.
+            variant: which of its networks; default the one it is made for.
+
         Raises:
-            InputError: the directory is none, or a part is missing or does not fit.
+            InputError: the directory is none, there is no such variant, or a part is missing or does not fit.
         """
         directory = Path(directory)
         if not (directory / INDEX).is_file():
             raise InputError(
                 f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered"
             )
-        index = read_config(ModelIndex, directory / INDEX)
+        folder, index = read_config(ModelIndex, directory / INDEX).choose(variant)
         text = read_config(WordEncoderConfig, directory / "text_encoder" / "config.json")
-        transformer = load_mmdit(directory / "transformer")
+        transformer = load_mmdit(directory / folder)
         autoencoder = Autoencoder.from_directory(directory / "autoencoder")
         for name, width in (
             ("in_channels", 4 * autoencoder.config.latent_channels),
@@ -104,7 +153,7 @@ class TextToImage:
         ):
             if getattr(transformer.config, name) != width:
                 raise InputError(
-                    f"{directory / 'transformer' / 'config.json'}: {name} is {getattr(transformer.config, name)}, "
+                    f"{directory / folder / 'config.json'}: {name} is {getattr(transformer.config, name)}, "
                     f"but the parts beside it need {width}; assemble it from parts of one run"
                 )
         return cls(index, transformer, autoencoder, WordEncoder(text))
@@ -189,14 +238,26 @@ class TextToImage:
         size: tuple[int, int],
     ) -> Float[Tensor, "n c h w"]:
         """Follow the flow from each seed's noise to normalised latents; arguments as in `sample`."""
-        down = self.autoencoder.config.downscale
-        height, width = size[0] // down, size[1] // down
-        tokens = (height * width // 4, self.transformer.config.in_channels)
-        noise = image_noise(seeds, tokens)
+        height, width = self._latent_size(size)
+        noise = self.noise(seeds, size)
+        times = sampling_times(num_steps, dynamic_shift(noise.shape[1]) if self.index.dynamic_shift else 0.0)
+        return unpack(euler(self.velocity(prompts, guidance, size), noise, times), height, width)
+
+    def noise(self, seeds: Sequence[int], size: tuple[int, int]) -> Float[Tensor, "n tokens c"]:
+        """Return the packed noise of each seed for images of `size`."""
+        height, width = self._latent_size(size)
+        return image_noise(seeds, (height * width // 4, self.transformer.config.in_channels))
+
+    def velocity(self, prompts: Sequence[str], guidance: float, size: tuple[int, int]) -> VelocityField:
+        """Return the velocity that sampling follows, of packed latents; guidance 1 is unguided."""
+        height, width = self._latent_size(size)
         captioned = self._field(self.text_encoder(prompts), height, width)
         empty = self._field(self.text_encoder([""] * len(prompts)), height, width)
-        times = sampling_times(num_steps, dynamic_shift(tokens[0]) if self.index.dynamic_shift else 0.0)
-        return unpack(euler(guided(captioned, empty, guidance), noise, times), height, width)
+        return guided(captioned, empty, guidance)
+
+    def _latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        down = self.autoencoder.config.downscale
+        return size[0] // down, size[1] // down
 
     def _field(self, text: EncodedText, height: int, width: int) -> VelocityField:
         num = len(text.tokens)
