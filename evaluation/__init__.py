@@ -1,7 +1,8 @@
 """The judge: distances, scores, intervals and the report about one model.
 
 `evaluate` judges a model directory; `write_report` tells it as a page; `closing_figures` in a few words; `decide`
-says whether it takes the champion's place. The names are looked up when first used, so that importing the package costs nothing.
+says whether it takes the champion's place. The names are looked up when first used, so that importing the package
+costs nothing.
 """
 
 from __future__ import annotations
