@@ -20,7 +20,7 @@ class TrainingTemplate(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["autoencoder", "detector", "dual_encoder", "flow"] = Field(
+    kind: Literal["autoencoder", "detector", "dual_encoder", "captioner", "flow"] = Field(
         description="Which network is trained."
     )
     model: dict[str, Any] = Field(default_factory=dict, description="Fields of the network's configuration.")
@@ -58,6 +58,7 @@ class Preset(BaseModel):
     autoencoder: TrainingTemplate
     detector: TrainingTemplate
     dual_encoder: TrainingTemplate
+    captioner: TrainingTemplate
     flow: TrainingTemplate
     num_steps: int = Field(default=8, gt=0, description="Default Euler steps of the registered model.")
     guidance: float = Field(default=2.0, ge=1, description="Default guidance of the registered model.")
@@ -108,6 +109,13 @@ DEMO = Preset(
         optimizer=OptimizerSettings(learning_rate=2e-3, muon_learning_rate=0.02, decay_fraction=0.6),
         steps=250,
         batch_size=96,
+        ema_decay=0.98,
+    ),
+    captioner=TrainingTemplate(
+        kind="captioner",
+        optimizer=OptimizerSettings(learning_rate=2e-3, muon_learning_rate=0.03, decay_fraction=0.6),
+        steps=460,
+        batch_size=64,
         ema_decay=0.98,
     ),
     flow=TrainingTemplate(
@@ -167,6 +175,14 @@ SMOKE = Preset(
         steps=10,
         batch_size=32,
         checkpoint_every=5,
+    ),
+    captioner=TrainingTemplate(
+        kind="captioner",
+        model={"width": 32, "image_layers": 1, "text_layers": 1},
+        objective={"num_images": 400, "num_validation": 64},
+        steps=20,
+        batch_size=32,
+        checkpoint_every=10,
     ),
     flow=TrainingTemplate(
         kind="flow",

@@ -34,7 +34,7 @@ class TrainingJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["autoencoder", "detector", "dual_encoder", "flow"] = Field(
+    kind: Literal["autoencoder", "detector", "dual_encoder", "captioner", "flow"] = Field(
         description="Which network is trained."
     )
     data: str = Field(description="A procedural specification, a curated dataset, or (flow) encoded latents.")

@@ -7,7 +7,7 @@ a text decoder that attends to it, over a word-level vocabulary. Both are read, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +100,9 @@ class Captioner:
             )
         )
         for name, parameter in model.named_parameters():
-            if "position_embedding" in name:  # at the usual 0.02 places are learned late: 0.21 exact against 0.52
+            if (
+                "position_embedding" in name
+            ):  # at the usual 0.02 places are learned late: 0.21 exact against 0.52
                 torch.nn.init.normal_(parameter, std=_POSITION_STD)
         processor = BlipProcessor(image_processor=_image_processor(config.image_size), tokenizer=tokenizer)
         return cls(model, processor, max_tokens=config.max_tokens - 1)

@@ -59,6 +59,8 @@ def build_objective(job: TrainingJob) -> Objective:
         from fluxmodel.training.objectives.detector import DetectorObjective as Chosen
     elif job.kind == "dual_encoder":
         from fluxmodel.training.objectives.dual_encoder import DualEncoderObjective as Chosen
+    elif job.kind == "captioner":
+        from fluxmodel.training.objectives.captioner import CaptionerObjective as Chosen
     else:
         from fluxmodel.training.objectives.flow import FlowObjective as Chosen
     try:

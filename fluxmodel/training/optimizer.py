@@ -62,7 +62,7 @@ def _product(gram: Float[Tensor, "k m m"], num_iterations: int) -> Float[Tensor,
 
 def is_inner_matrix(name: str, parameter: Tensor) -> bool:
     """Return whether Muon fits: a matrix or convolution inside a block, neither modulation nor embedding nor end."""
-    inside = any(part in name for part in ("blocks.", "layers.", ".conv"))
+    inside = any(part in name for part in ("blocks.", "layers.", ".layer.", ".conv"))
     is_modulation = "_mod." in name or "modulation." in name  # not "mod": a CLIP's names begin with "model."
     return parameter.ndim in (2, 4) and inside and not is_modulation
 
