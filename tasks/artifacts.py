@@ -5,6 +5,7 @@ one cannot be mistaken for a whole one. Its digest is sha256 over (path, sha256 
 independent of time, machine and place.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -110,17 +111,19 @@ class ArtifactStore:
         return list(self._damages(place, files))
 
     def path(self, ref: ArtifactRef) -> Path:
-        """Return a local directory with the artifact's files; a remote one is fetched once and checked.
+        """Return a local directory with the artifact's files; what the store lost comes back from MLflow.
+
+        A remote artifact is fetched once and checked.
 
         Raises:
-            ArtifactError: it is missing or damaged.
+            ArtifactError: it is missing or damaged, and MLflow does not have it either.
         """
         place = self._place(ref.kind, ref.digest)
+        if not self.fs.exists(f"{place}/{MANIFEST}") and not self.restore(ref):
+            raise ArtifactError(
+                f"{ref.kind} {ref.digest[:12]} is neither in {self.root} nor in MLflow; run the pipeline again."
+            )
         if self.is_local:
-            if not Path(place, MANIFEST).is_file():
-                raise ArtifactError(
-                    f"{ref.kind} {ref.digest[:12]} is not in {self.root}; run the pipeline again."
-                )
             return Path(place)
         local = self.home.root / "fetched" / ref.kind / ref.digest[:16]
         if not local.is_dir() or content_digest(list_files(local)) != ref.digest:
@@ -135,6 +138,27 @@ class ArtifactStore:
                 )
             os.replace(partial, local)
         return local
+
+    def restore(self, ref: ArtifactRef) -> bool:
+        """Bring a missing or damaged artifact back from MLflow, whole and checked; return whether that worked."""
+        from tasks.restore import download  # MLflow's side of it, loaded where it is needed
+
+        folder = self.home.root / "fetched"
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".partial-{uuid.uuid4().hex[:12]}"
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # several stages may miss the same artifact at once
+            try:
+                if not self.problems(ref):
+                    return True
+                made = download(self.home, ref, partial)
+                if made is None:
+                    return False
+                self.discard(ref)
+                self.put(made, ref.kind, ref.mlflow_run_id)
+                return True
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
 
     def discard(self, ref: ArtifactRef) -> None:
         """Remove the artifact, if it is there."""
@@ -161,7 +185,7 @@ class ArtifactStore:
             return
         partial = Path(target).with_name(f".partial-{uuid.uuid4().hex[:12]}")
         partial.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(directory, partial, copy_function=_link_or_copy)
+        shutil.copytree(directory, partial, copy_function=link_or_copy)
         with (partial / MANIFEST).open("w") as stream:
             stream.write(manifest)
             stream.flush()
@@ -169,7 +193,8 @@ class ArtifactStore:
         os.replace(partial, target)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str, target: str) -> None:
+    """Put a file at `target` too: a second name where the disk allows it, else a copy."""
     try:
         os.link(source, target)
     except OSError:

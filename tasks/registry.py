@@ -1,8 +1,11 @@
-"""The model registry: versions with their whole lineage, found again by name and alias."""
+"""The model registry: versions with their whole lineage, found again by name, number and alias.
+
+Three aliases: `challenger` is the newest version, `champion` the one to use, `previous` the champion before it.
+"""
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ from tasks import tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.home import Home
 
-CHALLENGER = "challenger"
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 
 
 @dataclass(frozen=True)
@@ -52,50 +56,85 @@ def answering(home: Home) -> Iterator[None]:
 def register_version(
     home: Home, name: str, run_id: str, directory: Path, model: ArtifactRef, tags: dict[str, str], card: str
 ) -> RegisteredVersion:
-    """Make a new version of `name` from a model directory logged to run `run_id`, alias `challenger`."""
+    """Make a new version of `name` from a model directory logged to run `run_id`, alias `challenger`.
+
+    A version with the same tag `run_key` is from an attempt that was cut off, and is taken up again.
+    """
     client = tracking.client(home)
     tracking.log_files(home, run_id, directory, model)
     with contextlib.suppress(Exception):  # exists already; a real trouble shows in the next call
         client.create_registered_model(name, description="Text-to-image models trained by Fluxline.")
     tags = {"artifact_uri": model.uri, "artifact_digest": model.digest, **tags}
-    made = client.create_model_version(
-        name,
-        source=f"{client.get_run(run_id).info.artifact_uri}/{model.kind}",
-        run_id=run_id,
-        tags={key: value for key, value in tags.items() if value},
-        description=card,
-    )
-    client.set_registered_model_alias(name, CHALLENGER, made.version)
+    tags = {key: value for key, value in tags.items() if value}
+    made = _made_by(home, name, tags.get("run_key", ""))
+    if made is None:
+        source = f"{client.get_run(run_id).info.artifact_uri}/{model.kind}"
+        made = client.create_model_version(name, source=source, run_id=run_id, tags=tags, description=card)
+    client.set_registered_model_alias(name, CHALLENGER, str(made.version))
     return RegisteredVersion(name, str(made.version), tags)
+
+
+def _made_by(home: Home, name: str, run_key: str) -> Any | None:
+    if not run_key:
+        return None
+    asked = f"name = '{_quoted(name)}' and tags.run_key = '{run_key}'"
+    found = tracking.client(home).search_model_versions(asked, max_results=1)
+    return found[0] if found else None
 
 
 def has_version(home: Home, name: str, version: str) -> bool:
     """Return whether the registry still has this version."""
-    try:
-        tracking.client(home).get_model_version(name, version)
-    except Exception as error:
-        if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
-    return True
+    return _none_if_missing(lambda: tracking.client(home).get_model_version(name, version)) is not None
 
 
-def find_version(home: Home, name: str) -> RegisteredVersion:
-    """Return the version with alias `challenger`, else the latest.
+def aliases(home: Home, name: str) -> dict[str, str]:
+    """Return the version of each alias; empty where there is no such model."""
+    model = _none_if_missing(lambda: tracking.client(home).get_registered_model(name))
+    return {alias: str(version) for alias, version in model.aliases.items()} if model is not None else {}
+
+
+def champion(home: Home, name: str) -> RegisteredVersion | None:
+    """Return the champion of `name`, or None."""
+    version = aliases(home, name).get(CHAMPION)
+    return _version(tracking.client(home).get_model_version(name, version)) if version else None
+
+
+def find_version(home: Home, name: str, which: str = "") -> RegisteredVersion:
+    """Return a version by its number or alias; by default the champion, else the challenger, else the newest.
 
     Raises:
-        InputError: there is no such model, or it has no version.
+        InputError: there is no such model or version.
     """
-    client = tracking.client(home)
-    with contextlib.suppress(Exception):
-        return _version(client.get_model_version_by_alias(name, CHALLENGER))
-    quoted = name.replace("'", "")
+    client, known = tracking.client(home), aliases(home, name)
+    if which:
+        number = known.get(which, which)
+        found = _none_if_missing(lambda: client.get_model_version(name, number)) if number.isdigit() else None
+        if found is None:
+            raise InputError(f"{name!r} has no version {which!r}; {_known(home, name, known)}.")
+        return _version(found)
+    if number := known.get(CHAMPION) or known.get(CHALLENGER):
+        return _version(client.get_model_version(name, number))
     versions = client.search_model_versions(
-        f"name = '{quoted}'", order_by=["version_number DESC"], max_results=1
+        f"name = '{_quoted(name)}'", order_by=["version_number DESC"], max_results=1
     )
     if not versions:
         raise InputError(f"There is no registered model {name!r}; `fluxline run` makes one.")
     return _version(versions[0])
+
+
+def set_tags(home: Home, version: RegisteredVersion, tags: dict[str, str]) -> None:
+    """Add tags to a version."""
+    for key, value in tags.items():
+        tracking.client(home).set_model_version_tag(version.name, version.version, key, value)
+
+
+def stage_artifact(version: RegisteredVersion, stage: str, kind: str) -> ArtifactRef | None:
+    """Return the artifact that a stage of the version's lineage made, or None."""
+    digest = version.tags.get(f"{stage}.digest", "")
+    if not digest:
+        return None
+    uri, run_id = version.tags.get(f"{stage}.uri", ""), version.tags.get(f"{stage}.mlflow_run_id", "")
+    return ArtifactRef(kind=kind, uri=uri, digest=digest, mlflow_run_id=run_id)
 
 
 def newest_model_name(home: Home) -> str:
@@ -118,22 +157,20 @@ def model_directory(home: Home, version: RegisteredVersion) -> Path:
     Raises:
         ArtifactError: it is in neither.
     """
-    digest = version.tags.get("artifact_digest", "")
-    ref = ArtifactRef(kind="model", uri=version.tags.get("artifact_uri", ""), digest=digest)
-    store = ArtifactStore(home)
-    if digest and not store.problems(ref):
-        return store.path(ref)
-    target = home.root / "fetched" / f"{version.name}-{version.version}"
-    target.mkdir(parents=True, exist_ok=True)
     made = tracking.client(home).get_model_version(version.name, version.version)
-    with contextlib.suppress(Exception):
-        place = Path(tracking.client(home).download_artifacts(made.run_id, "model", str(target)))
-        if (place / "model_index.json").is_file():
-            return place
-    raise ArtifactError(
-        f"The files of {version.name} version {version.version} are neither in the store nor in MLflow; "
-        "run `fluxline run` again to rebuild them."
+    ref = ArtifactRef(
+        kind="model",
+        uri=version.tags.get("artifact_uri", ""),
+        digest=version.tags.get("artifact_digest", ""),
+        mlflow_run_id=made.run_id or "",
     )
+    try:
+        return ArtifactStore(home).path(ref)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"The files of {version.name} version {version.version} are neither in the store nor in MLflow; "
+            "run `fluxline run` again to rebuild them."
+        ) from error
 
 
 def git_commit() -> str:
@@ -149,3 +186,25 @@ def git_commit() -> str:
 
 def _version(made: Any) -> RegisteredVersion:
     return RegisteredVersion(made.name, str(made.version), dict(made.tags))
+
+
+def _none_if_missing(ask: Callable[[], Any]) -> Any | None:
+    try:
+        return ask()
+    except Exception as error:
+        if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def _known(home: Home, name: str, known: dict[str, str]) -> str:
+    found = tracking.client(home).search_model_versions(f"name = '{_quoted(name)}'", max_results=50)
+    if not found:
+        return "there is no such model; `fluxline run` makes one"
+    numbers = ", ".join(sorted((str(each.version) for each in found), key=int))
+    named = ", ".join(f"{alias} ({known[alias]})" for alias in ALIASES if alias in known)
+    return f"it has {numbers}" + (f" and the aliases {named}" if named else "")
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "")

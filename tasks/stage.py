@@ -143,7 +143,10 @@ class Stage:
 
     def _damage(self, home: Home, record: RunRecord) -> str:
         store = ArtifactStore(home)
-        if problems := store.problems(record.artifact):
+        problems = store.problems(record.artifact)
+        if problems and store.restore(record.artifact):
+            board().say(f"{record.identity.stage}: restored from MLflow ({problems[0]}).")
+        elif problems:
             return f"its artifact {record.artifact.digest[:12]} is damaged ({problems[0]})"
         return self.fallen(home, store.path(record.artifact)) if self.fallen else ""
 

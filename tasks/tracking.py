@@ -16,12 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts import ArtifactRef
+from tasks.artifacts import MANIFEST, ArtifactRef
 from tasks.home import Home
 from tasks.spool import SpoolLine, SpoolReader
 
 EXPERIMENT = "fluxline"
-WHOLE_ARTIFACT_BYTES = 20_000_000
+WHOLE_ARTIFACT_BYTES = 1 << 30
+"""Artifacts up to this size are logged whole; FLUXLINE_LOG_LIMIT (bytes) says otherwise."""
 BATCH = 1000
 _MAX_VALUE = 500
 _lock = threading.Lock()
@@ -52,6 +53,7 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow.tracking import MlflowClient
@@ -146,11 +148,30 @@ def log_artifact(home: Home, run_id: str, directory: Path, ref: ArtifactRef) -> 
 
 
 def log_files(home: Home, run_id: str, directory: Path, ref: ArtifactRef) -> None:
-    """Log a small artifact whole, and of a large one where it is."""
-    if ref.num_bytes < WHOLE_ARTIFACT_BYTES:
+    """Log an artifact whole, and of a very large one where it is and what it holds."""
+    if ref.num_bytes <= int(os.environ.get("FLUXLINE_LOG_LIMIT") or WHOLE_ARTIFACT_BYTES):
         client(home).log_artifacts(run_id, str(directory), ref.kind)
-    else:
-        client(home).log_dict(run_id, ref.model_dump(), f"{ref.kind}/artifact.json")
+        return
+    client(home).log_dict(run_id, ref.model_dump(), f"{ref.kind}/artifact.json")
+    if (directory / MANIFEST).is_file():
+        client(home).log_artifact(run_id, str(directory / MANIFEST), ref.kind)
+
+
+def runs_with_artifact(home: Home, digest: str) -> list[str]:
+    """Return the ids of runs whose artifact has this digest, newest first."""
+    found = client(home).search_runs(
+        [experiment_id(home)],
+        f"tags.artifact_digest = '{digest}'",
+        max_results=5,
+        order_by=["attributes.start_time DESC"],
+    )
+    return [run.info.run_id for run in found]
+
+
+def download_files(home: Home, run_id: str, name: str, target: Path) -> Path:
+    """Copy the artifact directory `name` of a run below `target`; return where it lies."""
+    target.mkdir(parents=True, exist_ok=True)
+    return Path(client(home).download_artifacts(run_id, name, str(target)))
 
 
 class MetricsTail:

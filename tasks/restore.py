@@ -1,0 +1,35 @@
+"""Artifacts back from MLflow: what the store lost is downloaded, checked against its digest, and used."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks import tracking
+from tasks.artifacts import MANIFEST, ArtifactRef, content_digest, list_files
+from tasks.home import Home
+
+
+def download(home: Home, ref: ArtifactRef, target: Path) -> Path | None:
+    """Download an artifact below `target`; return its directory, or None where MLflow has no whole copy of it.
+
+    The run is the one the reference names, else any that logged an artifact of this digest (a stage that
+    finished while MLflow was away does not know its run).
+    """
+    for run_id in _runs(home, ref):
+        try:
+            place = tracking.download_files(home, run_id, ref.kind, target / run_id)
+            (place / MANIFEST).unlink(missing_ok=True)
+            if content_digest(list_files(place)) == ref.digest:
+                return place
+        except Exception as error:  # not in this run, or MLflow went away
+            logging.getLogger("fluxline").info("%s is not in run %s", ref.kind, run_id, exc_info=error)
+    return None
+
+
+def _runs(home: Home, ref: ArtifactRef) -> Iterator[str]:
+    if ref.mlflow_run_id:
+        yield ref.mlflow_run_id
+    try:
+        yield from (run for run in tracking.runs_with_artifact(home, ref.digest) if run != ref.mlflow_run_id)
+    except Exception as error:  # MLflow is away: then the artifact is made again
+        logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
