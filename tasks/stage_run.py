@@ -82,21 +82,27 @@ class StageRun:
         """Run `python -m module job.json` to its end; return the directory it left."""
         return self._child(module, job, self.work, world_size)
 
-    def call(self, function: str, place: str = "", **arguments: Any) -> Path:
+    def call(self, function: str, place: str = "", again: bool = True, **arguments: Any) -> Path:
         """Run the library function `module:name` in a child; return the directory it filled.
 
         Args:
             function: what to call; its argument `output` is the directory to fill.
             place: sub-folder of `work` to use, where the stage has a training child as well.
+            again: whether to call it anew where an earlier attempt at the stage has finished the call.
             arguments: its other arguments, JSON only.
         """
         work = self.work / place
-        final = work / "output" / "final"
+        final, finished = work / "output" / "final", work / "finished"
+        if finished.exists() and final.is_dir() and not again:
+            return final
+        finished.unlink(missing_ok=True)
         shutil.rmtree(final, ignore_errors=True)  # such a call starts over
         final.mkdir(parents=True)
         arguments = {**arguments, "output": str(final)}
         job = {"function": function, "arguments": arguments, "output": str(work / "output")}
-        return self._child("tasks.call", job, work)
+        done = self._child("tasks.call", job, work)
+        finished.touch()
+        return done
 
     def _child(self, module: str, job: dict[str, Any], work: Path, world_size: int = 1) -> Path:
         return run_child(

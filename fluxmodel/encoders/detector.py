@@ -1,7 +1,7 @@
 """Reads a scene off an image: for every cell whether an object stands there, and its shape, colour and size.
 
-Presence has a head of its own: one softmax with "none" among the shapes failed to learn. The features before
-the heads serve the Frechet distance.
+Presence has a head of its own: one softmax with "none" among the shapes failed to learn. The trunk's features
+serve the Frechet distance.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -79,7 +78,7 @@ class SceneDetector(nn.Module):
     @property
     def num_features(self) -> int:
         """Width of `features`."""
-        return self.config.grid**2 * self.config.cell_features + self.config.width
+        return self.config.width
 
     def _split(self, images: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.trunk(images)
@@ -100,9 +99,12 @@ class SceneDetector(nn.Module):
         )
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n num_features"]:
-        """Return what the heads read of images in [-1, 1]: the cells' features and the pooled maps."""
-        cells, pooled = self._split(images)
-        return torch.cat((cells.flatten(1), pooled), dim=1)
+        """Return the trunk's maps of images in [-1, 1], averaged over the image, as Inception's are for FID.
+
+        The cells' own features stay out: most are at rest in most images, and standardised they gave the Frechet
+        distance heavy tails (real against real 12 +- 7; these 0.2 +- 0.2).
+        """
+        return self.trunk(images).mean((2, 3))
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> SceneDetector:

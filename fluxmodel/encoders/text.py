@@ -2,7 +2,9 @@
 
 A word's embedding is a standard normal vector drawn from the hash of the word; words of a caption differ by it,
 and a second one for the position is added at deviation 0.5. The order must be as visible as the words: at 0.02
-a model cannot tell whose colour is whose (0.67 of colours right against 1.00). FLUX.1 uses T5 in this place.
+a model cannot tell whose colour is whose (0.67 of colours right against 1.00). FLUX.1 uses T5 in this place, whose
+embeddings know the words around them; `context` gives these a little of that: the features of near words, each
+under its own distance, are added.
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ class WordEncoderConfig(BaseModel):
     position_std: float = Field(
         default=0.5, ge=0, description="Deviation of position embeddings; a word's is 1."
     )
+    context: int = Field(
+        default=0, ge=0, description="Words on each side whose features are added to a word's."
+    )
+    context_std: float = Field(default=0.7, ge=0, description="Deviation of a neighbour's features.")
 
 
 class EncodedText(NamedTuple):
@@ -68,11 +74,18 @@ class WordEncoder:
             seen = words(caption)[: config.max_tokens]
             for place, word in enumerate(seen):
                 feature = _features(f"word:{word}", config.dim)
-                tokens[row, place] = feature + config.position_std * _features(
-                    f"position:{place}", config.dim
-                )
+                tokens[row, place] = feature + self._surroundings(seen, place)
                 pooled[row] += feature / len(seen) ** 0.5
         return EncodedText(torch.from_numpy(tokens), torch.from_numpy(pooled))
+
+    def _surroundings(self, seen: list[str], place: int) -> np.ndarray:
+        config = self.config
+        total = config.position_std * _features(f"position:{place}", config.dim)
+        for distance in range(-config.context, config.context + 1):
+            if distance and 0 <= place + distance < len(seen):
+                near = _features(f"word{distance:+d}:{seen[place + distance]}", config.dim)
+                total = total + config.context_std * near
+        return total
 
     def text_ids(self, batch: int) -> Float[Tensor, "batch max_tokens 3"]:
         """Return the rotary positions of text tokens: all zero, as in FLUX.1."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 
 from fluxmodel.data.latent_cache import EncodedDataset
@@ -18,37 +17,18 @@ from fluxmodel.errors import InputError
 from fluxmodel.progress import Progress, silent
 from fluxmodel.randomness import keyed_generator
 from fluxmodel.sampling import Request, SamplingPool
+from fluxmodel.training_job import PairSettings
 
 PAIR_SEED_OFFSET = 3_000_000_000
 """Added to the seeds of pairs, so that no evaluation starts from a noise the student has seen."""
 MANIFEST = "pairs.json"
 
 
-class PairSettings(BaseModel):
-    """How pairs are drawn."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num: int = Field(default=3000, gt=0, description="Pairs.")
-    num_steps: int = Field(default=8, gt=0, description="Euler steps of the teacher.")
-    guidance: float = Field(default=2.0, ge=1, description="Guidance of the teacher; the student needs none.")
-    caption_mix: dict[str, float] = Field(
-        default={"detailed": 0.5, "short": 0.5, "given": 1.0},
-        description="Relative weight of each kind of caption.",
-    )
-    batch_size: int = Field(default=250, gt=0, description="Images sampled together; fixes rounding.")
-    workers: int = Field(default=1, gt=0, description="Processes that share the work; change no bit.")
-    seed: int = Field(default=0, ge=0, description="Seed of captions and noise.")
-
-    def semantic(self) -> dict:
-        """Return the fields that influence the pairs."""
-        return self.model_dump(mode="json", exclude={"workers"})
-
-
 def draw_pairs(
     model: str | Path,
     latents: str | Path,
     settings: PairSettings,
+    seed: int,
     output: str | Path,
     progress: Progress = silent,
 ) -> dict[str, float]:
@@ -58,6 +38,7 @@ def draw_pairs(
         model: the teacher, what `TextToImage.from_pretrained` reads.
         latents: the encoded dataset whose captions are drawn.
         settings: how many, and how the teacher samples.
+        seed: of captions and noise.
         output: receives latents.safetensors, captions.json and pairs.json.
         progress: told after every batch.
 
@@ -65,8 +46,8 @@ def draw_pairs(
         Figures of the pairs: their number, and mean and standard deviation of the latents.
     """
     output = Path(output)
-    prompts = choose_prompts(EncodedDataset.from_directory(latents).captions, settings, str(latents))
-    first = PAIR_SEED_OFFSET + settings.seed * settings.num
+    prompts = choose_prompts(EncodedDataset.from_directory(latents).captions, settings, seed, str(latents))
+    first = PAIR_SEED_OFFSET + seed * settings.num
     seeds = list(range(first, first + settings.num))
     request = Request(prompts, seeds, settings.num_steps, settings.guidance, latents=True)
     done = 0
@@ -86,14 +67,18 @@ def draw_pairs(
         "latent_mean": drawn_latents.float().mean().item(),
         "latent_std": drawn_latents.float().std().item(),
     }
-    (output / MANIFEST).write_text(json.dumps({**settings.semantic(), **figures}, indent=2) + "\n")
+    (output / MANIFEST).write_text(
+        json.dumps({**settings.semantic(), "seed": seed, **figures}, indent=2) + "\n"
+    )
     return figures
 
 
-def choose_prompts(captions: list[dict[str, str]], settings: PairSettings, where: str) -> list[str]:
+def choose_prompts(
+    captions: list[dict[str, str]], settings: PairSettings, seed: int, where: str
+) -> list[str]:
     """Return a caption for each pair, of samples in a random order that starts over when all were taken."""
     kinds = {k: w for k, w in settings.caption_mix.items() if w > 0}
-    generator = keyed_generator(settings.seed, 4)
+    generator = keyed_generator(seed, 4)
     orders = [
         torch.randperm(len(captions), generator=generator) for _ in range(-(-settings.num // len(captions)))
     ]
