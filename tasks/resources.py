@@ -43,10 +43,14 @@ RESOURCES = {
     "prepare-autoencoder": Resources(priority=0),
     "prepare-detector": Resources(priority=1, yields_seconds=0.5),
     "prepare-dual_encoder": Resources(priority=2, yields_seconds=0.5),
+    "prepare-captioner": Resources(priority=1, yields_seconds=0.5),
+    "caption": Resources(timeout_seconds=7 * 24 * HOUR, priority=1),
     "curate": Resources(timeout_seconds=24 * HOUR, priority=3, yields_seconds=0.5),
     "encode": Resources(timeout_seconds=24 * HOUR, priority=1),
     "train": Resources(timeout_seconds=14 * 24 * HOUR, priority=1),
+    "rectify": Resources(timeout_seconds=7 * 24 * HOUR, priority=1),
     "evaluate": Resources(timeout_seconds=12 * HOUR, priority=4),
+    "gate": Resources(timeout_seconds=HOUR, retries=2, priority=4),
     "register": Resources(timeout_seconds=HOUR, retries=2, priority=4),
 }
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fluxmodel.data.captioning import CaptionRow, read_rows, trainable_captions
 from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.encoders.autoencoder import Autoencoder
 from fluxmodel.errors import ArtifactError
@@ -27,21 +28,27 @@ ENCODE_BATCH = 250
 
 @torch.inference_mode()
 def encode_dataset(
-    dataset: str | Path, autoencoder: str | Path, output: str | Path, progress: Progress = silent
+    dataset: str | Path,
+    autoencoder: str | Path,
+    output: str | Path,
+    captions: str | Path | None = None,
+    progress: Progress = silent,
 ) -> dict[str, float]:
     """Encode the training split of a curated dataset into the existing directory `output`.
 
     Args:
         dataset: directory of a curated dataset.
         autoencoder: directory of an autoencoder.
-        output: receives latents.safetensors (fp16), captions.json and config.json.
+        output: receives latents.safetensors (fp16), captions.json, ids.json and config.json.
+        captions: directory written by `caption_dataset`; where it is given no caption comes from anywhere else, so
+            the truth about drawn scenes, which only the dataset has, cannot be learned from.
         progress: told after every batch.
 
     Returns:
         What it gave: number of samples, mean and standard deviation of the latents.
 
     Raises:
-        ArtifactError: `dataset` is no curated dataset.
+        ArtifactError: `dataset` is no curated dataset, or `captions` are of another one.
         InputError: `autoencoder` is no autoencoder.
     """
     source, encoder = CuratedDataset(dataset), Autoencoder.from_directory(autoencoder)
@@ -54,8 +61,10 @@ def encode_dataset(
     latents = torch.cat(batches)
     output = Path(output)
     save_file({"latents": latents.contiguous()}, str(output / "latents.safetensors"))
-    captions = [[{"text": c.text, "kind": c.kind} for c in own] for own in source.captions("train")]
-    (output / "captions.json").write_text(json.dumps(captions))
+    texts = source.captions("train") if captions is None else _captions_of(source, captions)
+    rows = [[{"text": c.text, "kind": c.kind} for c in own] for own in texts]
+    (output / "captions.json").write_text(json.dumps(rows))
+    (output / "ids.json").write_text(json.dumps(source.ids("train")))
     figures = {
         "num_samples": float(len(latents)),
         "latent_mean": latents.float().mean().item(),
@@ -67,12 +76,31 @@ def encode_dataset(
     return figures
 
 
+def _captions_of(source: CuratedDataset, captions: str | Path) -> list[list[CaptionRow]]:
+    """Return the captions of each training image that may be learned from.
+
+    Raises:
+        ArtifactError: an image has none there.
+    """
+    texts = trainable_captions(read_rows(captions, "train"), source.ids("train"))
+    if num_without := sum(not own for own in texts):
+        raise ArtifactError(
+            f"{captions}: {num_without} of {len(texts)} images of {source.directory} have no caption there; "
+            "caption this dataset"
+        )
+    return texts
+
+
 @dataclass(frozen=True)
 class EncodedDataset:
-    """Latents, and for every sample its captions by kind; pairs also know the seed of each latent's noise."""
+    """Latents, and for every sample its captions by kind and its id; pairs also know the seed of each latent's noise.
+
+    Pairs have no ids: their samples are named by their numbers.
+    """
 
     latents: Float[Tensor, "n c h w"]
     captions: list[dict[str, str]]
+    ids: list[str]
     noise_seeds: list[int] | None = None
 
     @classmethod
@@ -86,13 +114,15 @@ class EncodedDataset:
             tensors = load_file(str(Path(directory) / "latents.safetensors"))
             latents = tensors["latents"].float()
             rows = json.loads((Path(directory) / "captions.json").read_text())
+            names = Path(directory) / "ids.json"
+            ids = json.loads(names.read_text()) if names.exists() else [str(i) for i in range(len(rows))]
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise ArtifactError(
                 f"{directory}: no encoded dataset can be read there ({error}); encode again"
             ) from error
-        if len(rows) != len(latents):
+        if not len(rows) == len(ids) == len(latents):
             raise ArtifactError(
-                f"{directory}: {len(latents)} latents but {len(rows)} rows of captions; encode again"
+                f"{directory}: {len(latents)} latents but {len(rows)} rows of captions and {len(ids)} ids; encode again"
             )
         seeds = tensors["noise_seeds"].tolist() if "noise_seeds" in tensors else None
-        return cls(latents, [{c["kind"]: c["text"] for c in own} for own in rows], seeds)
+        return cls(latents, [{c["kind"]: c["text"] for c in own} for own in rows], ids, seeds)

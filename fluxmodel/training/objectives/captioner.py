@@ -1,8 +1,9 @@
 """The captioner: the next word of a small labelled subset's captions, given the image and the words before it.
 
 A small set teaches its coincidences: with some pairs of shape and colour never seen, the colour already said gives the
-shape away. So a share of the images is recoloured: their channels are permuted and perhaps inverted, the colours said
-are random ones, and colours are not asked for. Pairs never labelled were then captioned right in 72 % instead of 14 %.
+shape away. So half of the images are recoloured: their channels are permuted and perhaps inverted, the colours said
+are random ones, and colours are not asked for. Scenes with pairs never labelled are then captioned right to the word in
+0.89 of cases; in 0.80 where 30 % are recoloured, and in 0.14 (against 0.62 of the others) in an early trial without.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class CaptionerSettings(BaseModel):
     pixel_noise: float = Field(
         default=0.06, ge=0, description="Largest deviation of the noise on pixels in [-1, 1]."
     )
-    recolored: float = Field(default=0.3, ge=0, le=1, description="Share of images shown in other colours.")
+    recolored: float = Field(default=0.5, ge=0, le=1, description="Share of images shown in other colours.")
 
 
 class CaptionBatch(NamedTuple):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from fluxmodel.data.captioning import CaptionRow, write_rows
 from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.data.curation import curate
 from fluxmodel.data.curation_rules import CurationRules
@@ -36,6 +37,7 @@ def test_latents_are_those_of_the_training_images_in_order(dataset, autoencoder,
     with torch.inference_mode():
         expected = Autoencoder.from_directory(autoencoder).encode(images)
     torch.testing.assert_close(encoded.latents, expected, rtol=2e-3, atol=2e-3)  # kept in fp16
+    assert encoded.ids == curated.ids("train")
     assert encoded.captions == [{c.kind: c.text for c in own} for own in curated.captions("train")]
     assert figures["num_samples"] == curated.num("train")
     assert figures["latent_std"] == pytest.approx(encoded.latents.std().item(), rel=1e-3)
@@ -53,8 +55,31 @@ def test_encoding_again_gives_the_same_bytes(dataset, autoencoder, tmp_path):
 
 def test_progress_reaches_the_end(dataset, autoencoder, tmp_path):
     told = []
-    encode_dataset(dataset, autoencoder, tmp_path, lambda *report: told.append(report))
+    encode_dataset(dataset, autoencoder, tmp_path, progress=lambda *report: told.append(report))
     assert told[-1][0] == told[-1][1] == CuratedDataset(dataset).num("train")
+
+
+def test_given_captions_are_the_only_ones_that_reach_training(dataset, autoencoder, tmp_path):
+    curated = CuratedDataset(dataset)
+    (tmp_path / "captions").mkdir()
+    rows = [
+        CaptionRow(own, "train", f"seen {own}", "detailed", "m", score=-0.01) for own in curated.ids("train")
+    ]
+    rows += [CaptionRow(own, "test", "of the test", "detailed", "m") for own in curated.ids("test")]
+    write_rows(rows, tmp_path / "captions" / "captions.parquet")
+    encode_dataset(dataset, autoencoder, tmp_path, captions=tmp_path / "captions")
+    encoded = EncodedDataset.from_directory(tmp_path)
+    assert encoded.captions == [{"detailed": f"seen {own}"} for own in encoded.ids]
+    truth = {c.text for own in curated.captions("train") for c in own if c.kind in ("detailed", "short")}
+    assert not truth & {text for own in encoded.captions for text in own.values()}
+
+
+def test_captions_of_another_dataset_are_refused(dataset, autoencoder, tmp_path):
+    write_rows([CaptionRow("elsewhere", "train", "a dog", "given")], tmp_path / "captions.parquet")
+    with pytest.raises(ArtifactError, match="have no caption there"):
+        encode_dataset(dataset, autoencoder, tmp_path, captions=tmp_path)
+    with pytest.raises(ArtifactError, match="caption again"):
+        encode_dataset(dataset, autoencoder, tmp_path, captions=tmp_path / "nothing")
 
 
 def test_no_autoencoder_is_refused_by_name(dataset, tmp_path):

@@ -36,7 +36,7 @@ def losses(reports):
     return [r.metrics["loss"] for r in reports if isinstance(r, StepReport)]
 
 
-@pytest.mark.parametrize(("kind", "share"), list(zip(KINDS, (0.5, 0.85, 0.95, 0.7), strict=True)))
+@pytest.mark.parametrize(("kind", "share"), list(zip(KINDS, (0.5, 0.85, 0.95, 0.75, 0.7), strict=True)))
 def test_the_loss_falls(kind, share, tmp_path):
     job = tiny_job(kind, tmp_path, steps=60, batch_size=16)
     seen = losses(run(job, tmp_path / "checkpoints")[0])

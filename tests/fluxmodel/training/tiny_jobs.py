@@ -32,6 +32,17 @@ SETTINGS = {
         },
         "objective": {"num_images": 32, "num_validation": 32},
     },
+    "captioner": {
+        "model": {
+            "image_size": 16,
+            "width": 16,
+            "image_layers": 1,
+            "text_layers": 1,
+            "num_heads": 2,
+            "patch_size": 8,
+        },
+        "objective": {"num_images": 32, "num_validation": 8},
+    },
     "flow": {
         "model": {
             "in_channels": 16,

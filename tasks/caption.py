@@ -1,0 +1,84 @@
+"""Caption: write new captions for every image, and say how right they are."""
+
+from prefect import task
+from pydantic import BaseModel, ConfigDict, Field
+
+from fluxmodel.progress import seconds_spooled
+from tasks.artifacts import ArtifactRef
+from tasks.cards import read_card, read_json
+from tasks.stage import Stage
+from tasks.stage_run import Outcome, RunContext, StageRun
+
+CAPTION = Stage("caption", kind="captions", modules=("tasks.caption", "fluxmodel.data.captioning"))
+
+
+class OwnCaptioner(BaseModel):
+    """A vision-language model of the user's own, in transformers' layout."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    directory: str = Field(description="Where it lies.")
+    revision: str = Field(description="Digest of its files.")
+    prompt: str | None = Field(
+        default=None, description="What it is asked; by default what its family expects."
+    )
+
+    def semantic(self) -> dict[str, str | None]:
+        """Return what influences the result: its content, not where it lies."""
+        return {"revision": self.revision, "prompt": self.prompt}
+
+
+def identify_captioner(directory: str, prompt: str | None = None) -> OwnCaptioner:
+    """Look at the model in a directory.
+
+    Raises:
+        InputError: there is none.
+    """
+    from fluxmodel.data.captioning import revision_of
+
+    return OwnCaptioner(directory=directory, revision=revision_of(directory), prompt=prompt)
+
+
+@task(**CAPTION.options(), task_run_name="caption")
+def caption(
+    context: RunContext,
+    dataset: ArtifactRef,
+    captioner: ArtifactRef | None = None,
+    own: OwnCaptioner | None = None,
+) -> ArtifactRef:
+    """Caption every image of the dataset.
+
+    Args:
+        context: the pipeline run.
+        dataset: curated images.
+        captioner: the one trained here.
+        own: a model of the user's; with neither of the two the given captions are kept.
+    """
+    return CAPTION.run(context, _caption, dataset=dataset, captioner=captioner, own=own)
+
+
+def _caption(
+    run: StageRun, dataset: ArtifactRef, captioner: ArtifactRef | None, own: OwnCaptioner | None
+) -> Outcome:
+    directory = str(run.path(captioner)) if captioner is not None else own.directory if own else None
+    final = run.call(
+        "fluxmodel.data.captioning:caption_dataset",
+        dataset=str(run.path(dataset)),
+        captioner=directory,
+        settings={"prompt": own.prompt if own else None},
+    )
+    _, metrics = read_card(final)
+    reason = read_json(final / "captions.json").get("provenance", {}).get("reason")
+    seconds = seconds_spooled(run.output / "metrics.jsonl")
+    if seconds and metrics.get("num_captioned"):
+        metrics["images_per_second"] = metrics["num_captioned"] / seconds
+    return Outcome(final, _said(metrics, reason), metrics)
+
+
+def _said(metrics: dict[str, float], reason: str | None) -> str:
+    if reason:
+        return reason
+    scores = (
+        [f"attribute F1 {metrics['f1']:.3f}, alt text {metrics['alt_f1']:.3f}"] if "f1" in metrics else []
+    )
+    return ", ".join([f"{metrics['num_captioned']:,.0f} images captioned", *scores])
