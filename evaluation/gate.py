@@ -84,6 +84,8 @@ class GateDecision(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    name: str = Field(default="", description="Registered model it is about.")
+    evaluation: str = Field(default="", description="Digest of the challenger's evaluation.")
     verdict: Verdict
     reasons: list[str] = Field(description="Plain sentences.")
     primary: Difference | None = Field(default=None, description="None where there was nothing to compare.")
@@ -134,6 +136,15 @@ def decide(
         champion=who,
         settings=settings,
     )
+
+
+def headline(decision: GateDecision) -> str:
+    """Return the decision in one line."""
+    against = f" against version {decision.champion.version}" if decision.champion else ""
+    row = decision.primary
+    if row is None:
+        return f"{decision.verdict}: {decision.reasons[0]}"
+    return f"{decision.verdict}: {row.name} {_signed(row, row.difference)} {interval_of(row)}{against}"
 
 
 def _verdict(

@@ -43,7 +43,7 @@ def submit_stages(plan: Plan, context: RunContext) -> dict[str, Future]:
     model: Future = train.submit(context, latents, parts["autoencoder"], plan.flow, plan.sampler)
     evaluators = {name: parts[name] for name in ("dual_encoder", "detector") if name in parts}
     evaluation: Future = evaluate.submit(context, model, dataset, settings=plan.evaluation, **evaluators)
-    version = register.submit(context, model, evaluation, dataset, plan.name)
+    version = register.submit(context, model, evaluation, None, dataset, plan.name)
     prepared = {f"prepare-{name}": future for name, future in parts.items()}
     return {
         **prepared,

@@ -1,15 +1,21 @@
-"""Register: make the model a version in MLflow's registry, with its lineage and alias `challenger`."""
+"""Register: make the model a version in MLflow's registry, with its lineage and its aliases.
+
+`challenger` is always the newest version; `champion` and `previous` move together where the gate said promote.
+"""
 
 import json
+import shutil
 from pathlib import Path
 
 from prefect import task
 
-from tasks import registry, tracking
-from tasks.artifacts import ArtifactRef
+from tasks import promotion, registry, tracking
+from tasks.artifacts import MANIFEST, ArtifactRef, ArtifactStore, link_or_copy
 from tasks.cards import read_json
 from tasks.evaluate import read_evaluation
+from tasks.gate import GateDecision, read_decision
 from tasks.home import Home
+from tasks.progress import board
 from tasks.run_key import RunBook, RunRecord
 from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext, StageRun
@@ -31,45 +37,123 @@ REGISTER = Stage("register", kind="registration", modules=("tasks.register",), f
 
 @task(**REGISTER.options(), task_run_name="register")
 def register(
-    context: RunContext, model: ArtifactRef, evaluation: ArtifactRef, dataset: ArtifactRef, name: str
+    context: RunContext,
+    model: ArtifactRef,
+    evaluation: ArtifactRef,
+    decision: ArtifactRef | None,
+    dataset: ArtifactRef,
+    name: str,
+    lora: ArtifactRef | None = None,
 ) -> ArtifactRef:
-    """Register the evaluated model under `name`."""
-    inputs = {"model": model, "evaluation": evaluation, "dataset": dataset}
+    """Register the evaluated model, with its LoRA, under `name`, and move the aliases as the gate decided."""
+    inputs = {
+        "model": model,
+        "evaluation": evaluation,
+        "decision": decision,
+        "dataset": dataset,
+        "lora": lora,
+    }
     return REGISTER.run(context, _register, **inputs, name=name)
 
 
 def _register(
-    run: StageRun, model: ArtifactRef, evaluation: ArtifactRef, dataset: ArtifactRef, name: str
+    run: StageRun,
+    model: ArtifactRef,
+    evaluation: ArtifactRef,
+    decision: ArtifactRef | None,
+    dataset: ArtifactRef,
+    name: str,
+    lora: ArtifactRef | None,
 ) -> Outcome:
     metrics = read_evaluation(run.path(evaluation))
-    lineage = RunBook(run.home).lineage([model.digest, evaluation.digest])
+    parts = {"model": model, "evaluation": evaluation, "decision": decision, "dataset": dataset, "lora": lora}
+    lineage = RunBook(run.home).lineage([part.digest for part in parts.values() if part is not None])
+    verdict = read_decision(run.home, decision) if decision is not None else None
     tags = {"run_key": run.identity.run_key, "git_commit": registry.git_commit(), "dataset": _data(lineage)}
-    for record in lineage:
-        tags |= {
-            f"{record.identity.stage}.run_key": record.run_key,
-            f"{record.identity.stage}.digest": record.artifact.digest,
-        }
-    card = model_card(name, lineage, metrics)
+    tags |= {f"{part}.digest": ref.digest for part, ref in parts.items() if ref is not None}
+    tags |= _lineage_tags(lineage) | _verdict_tags(verdict)
+    whole, lora_name = _compose(run, model, lora)
+    tags["lora.name"] = lora_name
     with registry.answering(run.home):
         run_id = run.mlflow_run()
-        made = registry.register_version(run.home, name, run_id, run.path(model), model, tags, card)
+        card = model_card(name, lineage, metrics, verdict)
+        made = registry.register_version(run.home, name, run_id, run.path(whole), whole, tags, card)
+        is_champion = _crown(run.home, made, verdict)
         tracking.log_run(run.home, run_id, tags={"model": name, "model_version": made.version})
+    aliases = [registry.CHALLENGER] + ([registry.CHAMPION] if is_champion else [])
     final = run.output / "final"
     final.mkdir(parents=True, exist_ok=True)
-    registration = {"name": name, "version": made.version, "alias": registry.CHALLENGER}
+    registration = {
+        "name": name,
+        "version": made.version,
+        "aliases": aliases,
+        "verdict": verdict.verdict if verdict else "",
+    }
     (final / FILE).write_text(json.dumps(registration, indent=1, sort_keys=True))
-    return Outcome(final, f"{name} version {made.version}, alias {registry.CHALLENGER}")
+    return Outcome(final, f"{name} version {made.version}, alias {' and '.join(aliases)}")
 
 
-def model_card(name: str, lineage: list[RunRecord], metrics: dict[str, float]) -> str:
-    """Return a short model card: what it is, what it was made of, how good it is."""
+def _crown(home: Home, made: registry.RegisteredVersion, decision: GateDecision | None) -> bool:
+    """Make the version the champion if the gate says so; return whether it is the champion now."""
+    if decision is None or decision.verdict != "promote":
+        return False
+    was = decision.champion.version if decision.champion else ""
+    move = promotion.promote(home, made, "gate", decision.reasons[0], expected=was)
+    board().say(f"register: {move.said}")
+    return move.champion == made.version
+
+
+def _compose(run: StageRun, model: ArtifactRef, lora: ArtifactRef | None) -> tuple[ArtifactRef, str]:
+    """Return the model's artifact with the LoRA beside it as loras/NAME, and that name; without one, the model's."""
+    if lora is None:
+        return model, ""
+    source = run.path(lora)
+    name = str(read_json(source / "lora.json").get("name") or "lora")
+    whole = run.work / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    ignore = shutil.ignore_patterns(MANIFEST)
+    shutil.copytree(run.path(model), whole, copy_function=link_or_copy, ignore=ignore)
+    shutil.copytree(source, whole / "loras" / name, copy_function=link_or_copy, ignore=ignore)
+    made = ArtifactStore(run.home).put(whole, model.kind)
+    shutil.rmtree(whole)
+    return made, name
+
+
+def _lineage_tags(lineage: list[RunRecord]) -> dict[str, str]:
+    """The address of every artifact the version was made of, by stage."""
+    tags = {}
+    for record in lineage:
+        stage, artifact = record.identity.stage, record.artifact
+        tags |= {
+            f"{stage}.run_key": record.run_key,
+            f"{stage}.digest": artifact.digest,
+            f"{stage}.uri": artifact.uri,
+            f"{stage}.mlflow_run_id": artifact.mlflow_run_id,
+        }
+    return tags
+
+
+def _verdict_tags(decision: GateDecision | None) -> dict[str, str]:
+    if decision is None:
+        return {}
+    against = decision.champion.version if decision.champion else ""
+    reasons = "\n".join(decision.reasons)[:4000]
+    return {"gate.verdict": decision.verdict, "gate.reasons": reasons, "gate.champion": against}
+
+
+def model_card(
+    name: str, lineage: list[RunRecord], metrics: dict[str, float], decision: GateDecision | None = None
+) -> str:
+    """Return a short model card: what it is, what it was made of, how good it is, what the gate said."""
     numbers = "\n".join(f"| {k} | {v:.4g} |" for k, v in metrics.items() if "." not in k)
+    said = "\n".join(f"- {reason}" for reason in decision.reasons) if decision else ""
+    gate = f"## What the gate said: {decision.verdict}\n\n{said}\n\n" if decision else ""
     made = "\n".join(f"| {r.identity.stage} | {r.gave} | `{r.artifact.digest[:12]}` |" for r in lineage)
     return (
         f"# {name}\n\nA text-to-image model trained by Fluxline on `{_data(lineage)}`: a FLUX MM-DiT by flow "
         "matching in the latents of its own autoencoder.\n\nRead it with `fluxmodel.TextToImage.from_pretrained`, or "
         f"draw with `fluxline generate PROMPT --model {name}`.\n\n## How good it is\n\n| | |\n|---|---|\n{numbers}\n\n"
-        f"## What it was made of\n\n| stage | gave | digest |\n|---|---|---|\n{made}\n"
+        f"{gate}## What it was made of\n\n| stage | gave | digest |\n|---|---|---|\n{made}\n"
     )
 
 

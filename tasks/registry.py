@@ -173,6 +173,23 @@ def model_directory(home: Home, version: RegisteredVersion) -> Path:
         ) from error
 
 
+def evaluation_directory(home: Home, version: RegisteredVersion) -> Path:
+    """Return a local directory with a version's evaluation: from the store, else from MLflow.
+
+    Raises:
+        ArtifactError: it is in neither.
+    """
+    ref = stage_artifact(version, "evaluate", "evaluation")
+    try:
+        if ref is not None:
+            return ArtifactStore(home).path(ref)
+    except ArtifactError:
+        pass
+    raise ArtifactError(
+        f"The evaluation of {version.name} version {version.version} is neither in the store nor in MLflow."
+    )
+
+
 def git_commit() -> str:
     """Return the commit the code stands at, with `-dirty` for local changes; empty outside of git."""
     folder = Path(__file__).resolve().parent
