@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 
-from fluxmodel.data.procedural import LEVELS, Level, Scene, parse_caption
+from fluxmodel.data.procedural import LEVELS, CaptionObject, Level, Scene, SceneObject, parse_caption
 from fluxmodel.errors import InputError
 
 ATTRIBUTES = ("shape", "color", "size", "place", "background")
@@ -33,11 +33,7 @@ class Stated:
 def stated_by_scene(scene: Scene) -> Stated:
     """Return what is true of a scene."""
     level = LEVELS[scene.level]
-    objects = tuple(
-        {"shape": o.shape, "color": o.color, "size": o.size, "place": _place(level, o.row, o.col)}
-        for o in scene.objects
-    )
-    return Stated(objects, scene.background)
+    return Stated(tuple(_attributes(level, o) for o in scene.objects), scene.background)
 
 
 def stated_by_text(text: str, level: Level) -> Stated | None:
@@ -46,11 +42,7 @@ def stated_by_text(text: str, level: Level) -> Stated | None:
         said = parse_caption(text, level)
     except InputError:
         return _alt_text(text, level)
-    objects = tuple(
-        {"shape": o.shape, "color": o.color, "size": o.size, "place": _place(level, o.row, o.col)}
-        for o in said.objects
-    )
-    return Stated(objects, said.background)
+    return Stated(tuple(_attributes(level, o) for o in said.objects), said.background)
 
 
 def shortened(text: str, level: Level) -> str | None:
@@ -70,6 +62,17 @@ def _alt_text(text: str, level: Level) -> Stated | None:
             return None
         objects.append({"shape": shape, "color": color, "size": None, "place": None})
     return Stated(tuple(objects))
+
+
+def _attributes(level: Level, item: SceneObject | CaptionObject) -> Attributes:
+    """Return the attributes of an object; where all have one size, size is none of them."""
+    size = item.size if len(level.sizes) > 1 else None
+    return {
+        "shape": item.shape,
+        "color": item.color,
+        "size": size,
+        "place": _place(level, item.row, item.col),
+    }
 
 
 def _place(level: Level, row: int, col: int) -> str:
@@ -120,7 +123,7 @@ class CaptionTally:
         self.right[name] += is_right
         if said is not None and truth is not None and not is_right:
             self.confusions[name][truth, said] += 1
-        return is_right
+        return said == truth
 
     def figures(self, names: Sequence[str] = ATTRIBUTES) -> dict[str, float]:
         """Return precision, recall and F1 over the named attributes, and the share of exact captions."""

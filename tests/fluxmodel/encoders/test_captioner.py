@@ -131,14 +131,10 @@ def test_a_directory_without_a_captioner_is_refused_by_name(ours, tmp_path):
 def test_a_text_model_is_no_captioner(ours, tmp_path):
     from transformers import BertConfig, BertModel
 
-    shape = {
-        "vocab_size": 20,
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 8,
-    }
-    BertModel(BertConfig(**shape)).save_pretrained(tmp_path)
+    config = BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    BertModel(config).save_pretrained(tmp_path)
     ours.processor.tokenizer.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "bert"
     with pytest.raises(InputError, match="image-text-to-text"):
