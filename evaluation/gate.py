@@ -261,6 +261,12 @@ def _signed(row: Difference, value: float) -> str:
     return f"{100 * value:+.1f} points" if is_share(row.name) else f"{value:+.2f}"
 
 
+def in_words(row: Difference) -> tuple[str, str, str, str]:
+    """Return a compared number as the cells of a table: challenger, champion, difference, interval."""
+    values = _number(row, row.challenger), _number(row, row.champion)
+    return *values, _signed(row, row.difference), interval_of(row)
+
+
 def interval_of(row: Difference) -> str:
     """Return the interval of a difference in words, shares in points."""
     if row.ci_low is None or row.ci_high is None:

@@ -72,7 +72,10 @@ def generate(
     prompts: Annotated[list[str], Parameter(negative="", help="One or more prompts, in the data's words.")],
     /,
     *,
-    model: Annotated[str, Parameter(help="Registered name or directory; default the newest model.")] = "",
+    model: Annotated[
+        str,
+        Parameter(help="Registered name, NAME@VERSION or directory; default the newest model's champion."),
+    ] = "",
     steps: Annotated[int, Parameter(help="Solver steps; 0 is the model's default.")] = 0,
     guidance: Annotated[float, Parameter(help="Guidance; 1 is unguided, 0 the model's default.")] = 0.0,
     seed: Annotated[int, Parameter(help="Seed of the first image; the next ones count up.")] = 0,
@@ -80,20 +83,67 @@ def generate(
     as_json: _Json = False,
 ) -> int:
     """Draw images from prompts with a registered model."""
-    from flows.environment import set_environment
-    from flows.servers import use_running
+    from flows.versions import open_registry
     from tasks.generate import draw
-    from tasks.home import open_home
 
-    home = open_home().make()
-    set_environment(home)
-    use_running(home)
-    images = draw(home, prompts, model, steps, guidance, seed, out)
+    images = draw(open_registry(), prompts, model, steps, guidance, seed, out)
     if as_json:
         print(json.dumps({"images": [asdict(image) for image in images]}))
     else:
         for image in images:
             print(f"{image.path}  {image.prompt}  (seed {image.seed})")
+    return 0
+
+
+_Name = Annotated[str, Parameter(help="Registered model; default the newest.")]
+_Reason = Annotated[str, Parameter(help="Why; kept as a tag of the version.")]
+
+
+@app.command
+def promote(
+    name: _Name = "",
+    /,
+    *,
+    version: Annotated[str, Parameter(help="Number or alias; default the challenger.")] = "",
+    force: Annotated[bool, Parameter(negative="", help="Promote even what the gate rejected.")] = False,
+    reason: _Reason = "",
+    as_json: _Json = False,
+) -> int:
+    """Make a version the champion by hand; the champion before it becomes `previous`."""
+    from flows.versions import promote_version
+
+    return _say_move(promote_version(name, version, force, reason).as_dict(), as_json)
+
+
+@app.command
+def rollback(name: _Name = "", /, *, reason: _Reason = "", as_json: _Json = False) -> int:
+    """Make the previous champion the champion again; doing it twice undoes it."""
+    from flows.versions import roll_back
+
+    return _say_move(roll_back(name, reason).as_dict(), as_json)
+
+
+def _say_move(move: dict, as_json: bool) -> int:
+    print(json.dumps(move) if as_json else move["said"])
+    return 0
+
+
+@app.command
+def compare(
+    a: Annotated[str, Parameter(help="NAME@VERSION, a number or alias of the newest model, or a directory.")],
+    b: Annotated[str, Parameter(help="The same, for the side to compare with.")],
+    /,
+    *,
+    as_json: _Json = False,
+) -> int:
+    """Compare two evaluations image by image, and say what the gate would; exit code 3 if they are incomparable."""
+    from flows.versions import compare_models, print_comparison
+
+    found = compare_models(a, b)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        print_comparison(found)
     return 0
 
 

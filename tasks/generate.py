@@ -20,7 +20,7 @@ class DrawnImage:
 def draw(
     home: Home, prompts: list[str], model: str, steps: int, guidance: float, seed: int, out: Path
 ) -> list[DrawnImage]:
-    """Write one PNG a prompt below `out`; `model` is a registered name or a directory, default the newest.
+    """Write one PNG a prompt below `out`; `model` is a registered NAME, NAME@VERSION or a directory.
 
     Raises:
         InputError: no such model, or a value out of its range.
@@ -46,7 +46,9 @@ def draw(
 
 
 def find_model(home: Home, model: str) -> Path:
-    """Return the directory of a model named by path or by registered name (alias `challenger`, else the latest).
+    """Return the directory of a model named by path, by NAME@VERSION or by NAME alone; default the newest name.
+
+    Of a name alone it is the champion, else the challenger, else the newest version.
 
     Raises:
         InputError: there is none.
@@ -58,8 +60,9 @@ def find_model(home: Home, model: str) -> Path:
     from tasks import registry
 
     with registry.answering(home):
-        name = model or registry.newest_model_name(home)
-        return registry.model_directory(home, registry.find_version(home, name))
+        name, _, which = model.partition("@")
+        found = registry.find_version(home, name or registry.newest_model_name(home), which)
+        return registry.model_directory(home, found)
 
 
 def _slug(prompt: str) -> str:

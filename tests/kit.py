@@ -1,10 +1,13 @@
 """What several tests share: a fresh interpreter to run code in, and outside programs that may be missing."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,3 +50,26 @@ def require_external(found: Path | None, name: str) -> Path:
     if os.environ.get("FLUXLINE_REQUIRE_EXTERNALS") == "1":
         pytest.fail(f"{name} is not installed, and FLUXLINE_REQUIRE_EXTERNALS=1 asks for it")
     pytest.skip(f"{name} is not installed")
+
+
+def write_evaluation(directory: Path, right: np.ndarray, **identity: Any) -> Path:
+    """Write an evaluation directory in which `right` says of each image whether it is all correct; return it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    where, n, value = {"steps": 8, "guidance": 2.0}, len(right), float(right.mean())
+    metric = {"name": "all_correct", "value": value, "ci_low": value - 0.05, "ci_high": value + 0.05, "n": n,
+              "method": "", "direction": "higher", "identity": where}  # fmt: skip
+    alike = ("model", "dataset", "reference", "feature_extractor", "judge", "prompts", "seeds", "solver", "resize",
+             "dtype", "code")  # fmt: skip
+    document = {
+        "identity": {**dict.fromkeys(alike, ""), "steps": None, "guidance": None, "n": n, **identity},
+        "metrics": [metric],
+        "headline": {"curve": "base_guided", **where},
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "evaluation.json").write_text(json.dumps(document))
+    columns = {"curve": ["base_guided"] * n, "steps": [8] * n, "guidance": [2.0] * n,
+               "prompt": [f"p{i}" for i in range(n)], "seed": list(range(n)), "all_correct": right}  # fmt: skip
+    pq.write_table(pa.table(columns), directory / "rows.parquet")
+    return directory

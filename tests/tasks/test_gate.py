@@ -5,12 +5,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from evaluation.gate import GateSettings
-from evaluation.identity import Identity
 from fluxmodel.errors import StageError
 from tasks import registry, tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore, content_digest, list_files
@@ -21,14 +18,11 @@ from tasks.promotion import rollback
 from tasks.register import REGISTER, _register
 from tasks.run_key import RunBook, RunRecord, StageIdentity
 from tasks.stage_run import RunContext
+from tests.kit import write_evaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow and SQLAlchemy warn of their own deprecations
 NAME = "shapes"
 SETTINGS = GateSettings(thresholds={"all_correct": 0.5})
-IDENTITY = Identity(
-    model="", dataset="d", reference="r", feature_extractor="f", judge="j", prompts="p", seeds="s",
-    solver="Euler", steps=None, guidance=None, n=200, resize="32x32", dtype="float32", code="c",
-).model_dump()  # fmt: skip
 
 
 class Chain:
@@ -58,28 +52,19 @@ class Chain:
         return ref, bool(worked)
 
     def _evaluated(self, model, lora, num_right, n, note) -> ArtifactRef:
-        where = {"steps": 8, "guidance": 2.0}
-        right = np.arange(n) < num_right
-        value = float(right.mean())
-        metric = {"name": "all_correct", "value": value, "ci_low": value - 0.05, "ci_high": value + 0.05, "n": n,
-                  "method": "", "direction": "higher", "identity": where}  # fmt: skip
-        document = {"identity": IDENTITY | {"model": model.digest[:16], "n": n}, "metrics": [metric], "note": note,
-                    "headline": {"curve": "base_guided", **where}}  # fmt: skip
-        ref = self._stored("evaluation", {"evaluation.json": json.dumps(document)}, right)
-        upstream = {"model": model.digest} | ({"lora": lora.digest} if lora else {})
-        self._record("evaluate", ref, upstream)
+        folder = write_evaluation(
+            self.home.root / "making", np.arange(n) < num_right, model=model.digest[:16]
+        )
+        ref = self._stored("evaluation", {"note": note})
+        assert not folder.exists()
+        self._record("evaluate", ref, {"model": model.digest} | ({"lora": lora.digest} if lora else {}))
         return ref
 
-    def _stored(self, kind: str, files: dict[str, str], right: np.ndarray | None = None) -> ArtifactRef:
+    def _stored(self, kind: str, files: dict[str, str]) -> ArtifactRef:
         folder = self.home.root / "making"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (folder / name).write_text(text)
-        if right is not None:
-            n = len(right)
-            columns = {"curve": ["base_guided"] * n, "steps": [8] * n, "guidance": [2.0] * n,
-                       "prompt": [f"p{i}" for i in range(n)], "seed": list(range(n)), "all_correct": right}  # fmt: skip
-            pq.write_table(pa.table(columns), folder / "rows.parquet")
         run_id = tracking.open_run(self.home, content_digest(list_files(folder)), kind, {"stage": kind})
         ref = self.store.put(folder, kind, run_id)
         tracking.log_artifact(self.home, run_id, self.store.path(ref), ref)

@@ -1,0 +1,116 @@
+"""The verbs promote, rollback and compare, as a user types them, over a real MLflow registry (SQLite)."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.cli import run_command
+from tasks import registry, tracking
+from tasks.generate import find_model
+from tasks.home import Home
+from tests.kit import write_evaluation
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow and SQLAlchemy warn of their own deprecations
+NAME = "shapes"
+
+
+@pytest.fixture(scope="module")
+def three_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with three versions: the third is the challenger, and the gate rejected it."""
+    home = Home(tmp_path_factory.mktemp("registry")).make()
+    client = tracking.client(home)
+    client.create_registered_model(NAME)
+    for number in range(1, 4):
+        client.create_model_version(NAME, "file:///nowhere", tags={"artifact_digest": str(number)})
+    registry.set_tags(
+        home,
+        registry.find_version(home, NAME, "3"),
+        {"gate.verdict": "reject", "gate.reasons": "Shown worse."},
+    )
+    client.set_registered_model_alias(NAME, "challenger", "3")
+    client.set_registered_model_alias(NAME, "champion", "1")
+    return home.root
+
+
+@pytest.fixture
+def home(three_versions: Path, fluxline_home: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    shutil.copytree(three_versions, fluxline_home)
+    for name in (
+        "PREFECT_API_URL",
+        "MLFLOW_TRACKING_URI",
+    ):  # what the verbs find running must not outlive a test
+        monkeypatch.delenv(name, raising=False)
+    return Home(fluxline_home)
+
+
+def test_promote_and_rollback_say_what_moved(home, capfd):
+    assert run_command(["promote", NAME, "--version", "2", "--reason", "nicer circles"]) == 0
+    assert capfd.readouterr().out == "The champion of shapes is version 2 now, before it version 1.\n"
+    assert registry.find_version(home, NAME).tags["promotion.reason"] == "nicer circles"
+    assert run_command(["rollback", "--json"]) == 0
+    moved = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (moved["champion"], moved["previous"], moved["moved"]) == ("1", "2", True)
+
+
+def test_what_the_gate_rejected_needs_force(home, capfd):
+    assert run_command(["promote"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("fluxline: The gate rejected shapes version 3 (Shown worse); ")
+    assert said.count("\n") == 1
+    assert registry.aliases(home, NAME)["champion"] == "1"
+    assert run_command(["promote", "--force"]) == 0
+    assert registry.aliases(home, NAME) == {"champion": "3", "previous": "1", "challenger": "3"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["promote", "nobody"], "there is no such model"),
+        (
+            ["promote", "--version", "9"],
+            "'shapes' has no version '9'; it has 1, 2, 3 and the aliases champion (1)",
+        ),
+        (["rollback"], "has no champion before version 1, so there is nothing to go back to."),
+        (["rollback", "nobody"], "There is no registered model 'nobody'"),
+        (["compare", "1"], "b is missing"),
+        (["compare", "no/where", "1"], "no/where is no directory"),
+        (["compare", "shapes@", "1"], "shapes@ is no directory"),
+        (["compare", "shapes@7", "1"], "'shapes' has no version '7'"),
+        (["compare", ".", "."], "evaluation.json cannot be read"),
+    ],
+)
+def test_bad_usage_is_one_sentence(home, capfd, arguments, said):
+    assert run_command(arguments) == 2
+    printed = capfd.readouterr()
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_version_without_evaluation_cannot_be_compared(home, capfd):
+    assert run_command(["compare", "1", "2"]) == 1
+    assert "The evaluation of shapes version 1 is neither in the store" in capfd.readouterr().err
+
+
+def test_compare_prints_a_table_and_refuses_what_is_incomparable(home, tmp_path, capfd):
+    right = np.arange(200)
+    a, b = (write_evaluation(tmp_path / name, right < n) for name, n in (("a", 180), ("b", 120)))
+    other = write_evaluation(tmp_path / "other", right < 120, judge="another")
+    assert run_command(["compare", str(a), str(b)]) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    assert "all_correct 90.0 % 60.0 % +30.0 points [" in said
+    assert "would be: promote" in said
+    assert run_command(["compare", str(b), str(a), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (found["verdict"], found["primary"]["difference"]) == ("reject", pytest.approx(-0.3))
+    assert run_command(["compare", str(a), str(other), "--json"]) == 3
+    assert "differ in judge: '' against 'another'" in capfd.readouterr().err
+
+
+def test_generate_takes_the_champion_or_what_is_named(home, monkeypatch):
+    monkeypatch.setattr(registry, "model_directory", lambda _, version: Path(version.version))
+    assert find_model(home, "") == find_model(home, NAME) == Path("1")
+    assert find_model(home, f"{NAME}@2") == Path("2")
+    assert find_model(home, f"{NAME}@challenger") == find_model(home, "@3") == Path("3")
