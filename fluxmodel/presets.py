@@ -20,9 +20,9 @@ class TrainingTemplate(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["autoencoder", "detector", "dual_encoder", "captioner", "flow"] = Field(
-        description="Which network is trained."
-    )
+    kind: Literal[
+        "autoencoder", "detector", "dual_encoder", "captioner", "flow", "lora", "style_classifier"
+    ] = Field(description="Which network is trained.")
     model: dict[str, Any] = Field(default_factory=dict, description="Fields of the network's configuration.")
     objective: dict[str, Any] = Field(default_factory=dict, description="Fields of the objective's settings.")
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -113,7 +113,7 @@ DEMO = Preset(
     ),
     captioner=TrainingTemplate(
         kind="captioner",
-        optimizer=OptimizerSettings(learning_rate=2e-3, muon_learning_rate=0.03, decay_fraction=0.6),
+        optimizer=OptimizerSettings(learning_rate=2e-3, muon_learning_rate=0.02, decay_fraction=0.6),
         steps=460,
         batch_size=64,
         ema_decay=0.98,

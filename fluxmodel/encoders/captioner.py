@@ -90,13 +90,11 @@ class Captioner:
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         }
-        # In bf16 on a CPU the fused attention's backward is 3-4 times slower than the plain products.
         model = BlipForConditionalGeneration(
             BlipConfig(
                 vision_config={**shape, **vision, "num_hidden_layers": config.image_layers},
                 text_config={**shape, **text, "num_hidden_layers": config.text_layers},
                 projection_dim=config.width,
-                attn_implementation="eager",
             )
         )
         for name, parameter in model.named_parameters():
