@@ -68,8 +68,8 @@ class PipelineRun:
         try:
             if not self.mlflow_run_id:
                 self.open()
-            for run_key in run_keys:
-                tracking.adopt(self.home, self.mlflow_run_id, run_key)
+            links = [tracking.adopt(self.home, self.mlflow_run_id, run_key) for run_key in run_keys]
+            tracking.describe(self.home, self.mlflow_run_id, "\n".join(filter(None, ["Stages:", *links])))
             tracking.log_metrics(self.home, self.mlflow_run_id, metrics)
             if report is not None and report.is_file():
                 tracking.client(self.home).log_artifact(self.mlflow_run_id, str(report))

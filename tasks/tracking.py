@@ -25,6 +25,7 @@ WHOLE_ARTIFACT_BYTES = 1 << 30
 """Artifacts up to this size are logged whole; FLUXLINE_LOG_LIMIT (bytes) says otherwise."""
 BATCH = 1000
 _MAX_VALUE = 500
+_MAX_NOTE = 7000  # MLflow takes tags of 8000 characters
 _lock = threading.Lock()
 
 
@@ -115,14 +116,24 @@ def log_run(home: Home, run_id: str, *, params: dict | None = None, tags: dict |
         mlflow.log_batch(run_id, tags=[RunTag(k, v) for k, v in _texts(tags).items()])
 
 
-def adopt(home: Home, parent_id: str, run_key: str) -> None:
-    """Link a stage's run and its pipeline's parent run; a reused stage stays with the parent that made it."""
+def adopt(home: Home, parent_id: str, run_key: str) -> str:
+    """Link a stage's run and its pipeline's parent run; a reused stage stays with the parent that made it.
+
+    Returns a link to the stage's run for the parent's description: MLflow shows a run below one parent only.
+    """
     if (run := find_run(home, run_key)) is None:
-        return
+        return ""
     stage = run.data.tags.get("stage", "stage")
     log_run(home, parent_id, tags={f"{stage}.mlflow_run_id": run.info.run_id, f"{stage}.run_key": run_key})
     if "mlflow.parentRunId" not in run.data.tags:  # MLflow was away when it began
         log_run(home, run.info.run_id, tags={"mlflow.parentRunId": parent_id})
+    said = run.data.tags.get("mlflow.note.content", stage)
+    return f"- [{said}](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})"
+
+
+def describe(home: Home, run_id: str, text: str) -> None:
+    """Set the description that MLflow's page of a run shows, as Markdown."""
+    client(home).set_tag(run_id, "mlflow.note.content", text[:_MAX_NOTE])
 
 
 def close_run(home: Home, run_id: str, status: str) -> None:

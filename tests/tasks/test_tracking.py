@@ -174,3 +174,16 @@ def test_a_large_artifact_is_logged_by_its_address(tracked, tmp_path):
         "model/artifact.json", "model/manifest.json"
     ]  # fmt: skip
     assert tracking.client(tracked).get_run(run).data.tags["artifact_uri"] == "file:///far"
+
+
+def test_a_parent_whose_stages_were_all_reused_links_to_their_runs(tracked):
+    first = tracking.open_run(tracked, "first", "demo", {})
+    stage = tracking.open_run(tracked, "stage-key", "train", {"stage": "train"}, "first")
+    tracking.describe(tracked, stage, "train: 40 steps")
+    second = tracking.open_run(tracked, "second", "demo", {})
+    link = tracking.adopt(tracked, second, "stage-key")
+    experiment = tracking.experiment_id(tracked)
+    assert link == f"- [train: 40 steps](#/experiments/{experiment}/runs/{stage})"
+    assert tracking.client(tracked).get_run(second).data.tags["train.mlflow_run_id"] == stage
+    assert tracking.client(tracked).get_run(stage).data.tags["mlflow.parentRunId"] == first
+    assert tracking.adopt(tracked, second, "unknown-key") == ""
