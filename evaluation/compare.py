@@ -30,6 +30,8 @@ PAIRED = {"all_correct": "all_correct", "retrieval": "retrieved", "attr_acc": "a
 HELD_OUT = {"held_out/all_correct": "all_correct", "held_out/attr_acc": "attr_acc"}
 """The same on combinations that training never showed."""
 SETS = ("fd",)
+LORA = ("adoption/triggered_on", "adoption/plain_on", "following/triggered_on", "following/plain_on")
+"""What a LoRA is compared by, each after the name of a sampling such as `base`."""
 NUM_FLIPS = 4000
 _SUBJECT = ("model", "steps", "guidance")  # each side stands at its own headline point
 
@@ -228,7 +230,7 @@ def _lora(new: Any, old: Any) -> dict[str, Difference]:
     if not (isinstance(new, dict) and isinstance(old, dict)) or new.get("identity") != old.get("identity"):
         return {}
     left, right = _figures(new), _figures(old)
-    names = [name for name in left if name in right and left[name].direction != "none"]
+    names = [name for name in left if name in right and name.endswith(LORA)]
     return {f"lora/{name}": apart(f"lora/{name}", left[name], right[name]) for name in names}
 
 

@@ -51,7 +51,7 @@ class GateSettings(BaseModel):
         ge=0,
         description="Rise of the Frechet distance that is borne, as a share of the champion's.",
     )
-    lora_margin: float = Field(default=0.05, ge=0, description="Loss of a LoRA's figures that is borne.")
+    lora_margin: float = Field(default=0.1, ge=0, description="Loss of a LoRA's figures that is borne.")
     thresholds: dict[str, float] = Field(
         default={},
         description="Least value of a metric by name (most, where lower is better), champion or not.",

@@ -239,15 +239,19 @@ def test_the_first_model_has_to_meet_the_thresholds(save):
 
 def test_a_lora_is_guarded_by_its_figures(save):
     def block(adoption: float, **more) -> dict:
-        metric = {"name": "adoption", "value": adoption, "n": 100, "method": "", "direction": "higher"}
-        return {"metrics": [metric], **more}
+        metric = {"value": adoption, "n": 100, "method": "", "direction": "higher"}
+        names = (
+            "base/adoption/triggered_on",
+            "base/adoption/triggered_off",
+        )  # the second is no merit of the LoRA
+        return {"metrics": [{"name": name, **metric} for name in names], **more}
 
     new, old = images(0.92, luck=1), images(0.80, luck=2)
     champion = save("old", old, lora=block(0.8))
     assert decide(save("good", new, lora=block(0.79)), champion, ASK).verdict == "promote"
     worse = decide(save("bad", new, lora=block(0.5)), champion, ASK)
     assert worse.verdict == "inconclusive"
-    assert worse.guards[-1].name == "lora/adoption"
+    assert [g.name for g in worse.guards if not g.passed] == ["lora/base/adoption/triggered_on"]
     other = decide(save("other", new, lora=block(0.5, identity={"style": "ink"})), champion, ASK)
     assert other.verdict == "promote"  # another style: its figures say nothing about this one's
 
