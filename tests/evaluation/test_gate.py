@@ -143,9 +143,10 @@ def test_the_verdict_on_the_primary_is_its_own_mirror_image(left, right):
 
 def test_images_of_one_prompt_are_one_witness():
     new, old = images(0.83, 400, 0, 1), images(0.80, 400, 0, 2)
-    repeated = [np.repeat(each, 4) for each in (new, old)]
     clusters = [str(number // 4) for number in range(1600)]
-    assert paired(*repeated, clusters).half_width == pytest.approx(paired(new, old).half_width, rel=0.1)
+    assert paired(np.repeat(new, 4), np.repeat(old, 4), clusters).half_width == pytest.approx(
+        paired(new, old).half_width, rel=0.1
+    )
 
 
 # Verdicts on directories
