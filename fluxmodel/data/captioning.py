@@ -48,7 +48,7 @@ class CaptionSettings(BaseModel):
     low_score: float | None = Field(
         default=None,
         description="Mean log-probability below which a caption is flagged; by default -0.05 where the words are those "
-        "of drawn scenes (that flags a third of the wrong captions and 3 % of the right), and -2 elsewhere.",
+        "of drawn scenes (a third of the wrong captions and 3 % of the right lie below), and -2 elsewhere.",
     )
     num_held_out: int = Field(
         default=500, ge=0, description="Fresh scenes with unseen pairs it is judged on."
