@@ -1,6 +1,10 @@
-"""What MLflow is still owed: a stage's numbers and artifact are logged now, or noted down and logged later."""
+"""What MLflow is still owed: a stage's numbers and artifact are logged now, or noted down and logged later.
+
+An artifact whose copy would keep the next stage waiting is noted down too, and logged meanwhile.
+"""
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +14,10 @@ from tasks import tracking
 from tasks.artifacts import ArtifactStore
 from tasks.home import Home
 from tasks.run_key import RunRecord, StageIdentity
+
+MEANWHILE_BYTES = 128 << 20
+"""Artifacts above this are logged while the next stage works: a gigabyte took 2.5 s, 300 MB 0.24 s."""
+_settling = threading.Lock()
 
 
 class Debt(BaseModel):
@@ -41,17 +49,25 @@ def tail(home: Home, debt: Debt, say: Callable[[str], None]) -> tracking.Metrics
 
 def finish(home: Home, debt: Debt, tail: tracking.MetricsTail, record: RunRecord) -> None:
     """Log what the finished stage gave and close its run; what MLflow does not take is noted as owed."""
-    if tail.pump() and _log(home, tail.run_id, record):
+    is_large = record.artifact.num_bytes > MEANWHILE_BYTES
+    if tail.pump() and not is_large and _log(home, tail.run_id, record):
         return
     place = home.root / "owed" / f"{debt.run_key}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_suffix(".partial")
     partial.write_text(debt.model_copy(update={"record": record}).model_dump_json())
     os.replace(partial, place)
+    if is_large and not tail.is_away:
+        threading.Thread(target=settle, args=(home, tail.say), name="owed").start()
 
 
 def settle(home: Home, say: Callable[[str], None]) -> int:
     """Log what is still owed from earlier; return how many stages remain owed."""
+    with _settling:  # the end of a run waits for what is being logged meanwhile
+        return _settle(home, say)
+
+
+def _settle(home: Home, say: Callable[[str], None]) -> int:
     remaining = 0
     for place in sorted((home.root / "owed").glob("*.json")):
         debt = Debt.model_validate_json(place.read_text())

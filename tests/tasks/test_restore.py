@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fluxmodel.errors import ArtifactError
-from tasks import tracking
+from tasks import owed, tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.home import Home
 from tasks.progress import board
@@ -86,6 +86,16 @@ def test_while_mlflow_is_away_a_lost_artifact_is_made_again(tracked, monkeypatch
     monkeypatch.setattr(tracking, "client", lambda _: (_ for _ in ()).throw(ConnectionError()))
     again, worked = do(tracked)
     assert (again.digest, len(worked)) == (ref.digest, 1)
+
+
+def test_a_large_artifact_is_logged_while_the_run_goes_on(tracked, monkeypatch):
+    monkeypatch.setattr(owed, "MEANWHILE_BYTES", 100)
+    ref, _ = do(tracked)
+    assert owed.settle(tracked, print) == 0  # as the end of a run does: waits for what is under way
+    run = tracking.client(tracked).get_run(ref.mlflow_run_id)
+    assert (run.info.status, run.data.tags["artifact_digest"]) == ("FINISHED", ref.digest)
+    shutil.rmtree(tracked.artifacts)
+    assert do(tracked) == (ref, [])
 
 
 def test_a_bucket_is_refilled_too(tracked, monkeypatch):
