@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fluxmodel.data.styles import PLAIN, Style
+
 from .templates import TemplateBank, template_bank
 
 EMPTY, UNDECIDED = -1, -2
@@ -53,11 +55,11 @@ class SceneReading:
 
 
 class SceneJudge:
-    """Reads images of one level."""
+    """Reads images of one level, drawn in one style."""
 
-    def __init__(self, level_name: str):
-        self.bank: TemplateBank = template_bank(level_name)
-        self.name = f"{NAME}, level={level_name}"
+    def __init__(self, level_name: str, style: Style = PLAIN):
+        self.bank: TemplateBank = template_bank(level_name, style)
+        self.name = f"{NAME}, level={level_name}" + (f", style={style.name}" if style != PLAIN else "")
 
     def read(self, images: Tensor, batch_size: int = 250) -> SceneReading:
         """Read uint8 images [n, 3, H, W] of the level's size."""
@@ -101,7 +103,8 @@ class SceneJudge:
         distance = (pixels[:, :, None] - self.bank.backgrounds).square().sum(-1).sqrt()
         near = (distance < NEAR).float()
         support = near.mean(1)
-        first, second = support.topk(2, dim=1).values.T
+        ranked = support.sort(1, descending=True).values
+        first, second = ranked[:, 0], ranked[:, 1] if ranked.shape[1] > 1 else torch.zeros(len(ranked))
         name = support.argmax(1)
         chosen = near[torch.arange(len(pixels)), :, name]
         paint = (chosen[..., None] * pixels).sum(1) / chosen.sum(1, keepdim=True).clamp(min=1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fluxmodel.data.procedural import BACKGROUNDS, LEVELS, PALETTE, Level, template_masks
+from fluxmodel.data.styles import PLAIN, Style
 
 # Half the jitter's range more than training shows: a model may place an object slightly off. Steps of a quarter
 # pixel leave at most an eighth between an object and its nearest template: under 1 % of its energy.
@@ -38,7 +39,7 @@ class TemplateBank:
     colors: Tensor
     """[colors, 3] in the level's order."""
     backgrounds: Tensor
-    """[backgrounds, 3] in the level's order."""
+    """[backgrounds, 3] in the level's order; a style that brings its own has that one alone."""
     faintest: Tensor
     """Energy of the faintest object that can stand on each background, [backgrounds]."""
 
@@ -49,19 +50,20 @@ class TemplateBank:
 
 
 @lru_cache(maxsize=4)
-def template_bank(level_name: str) -> TemplateBank:
-    """Draw the bank of a level; a tenth of a second, once."""
+def template_bank(level_name: str, style: Style = PLAIN) -> TemplateBank:
+    """Draw the bank of a level in a style; a tenth of a second, once."""
     level = LEVELS[level_name]
     windows, inside = _windows(level)
     masks = []
     for cell in range(level.grid**2):
-        drawn = template_masks(level, cell // level.grid, cell % level.grid, SHIFTS)
+        drawn = template_masks(level, cell // level.grid, cell % level.grid, SHIFTS, style)
         flat = torch.from_numpy(drawn).flatten(0, 2)
         soft = torch.stack([gaussian_blur(flat, sigma) for sigma in BLURS], dim=1)
         masks.append(soft.flatten(0, 1).flatten(1)[:, windows[cell]] * inside[cell])
     bank = torch.stack(masks)
     colors = torch.tensor([PALETTE[name] for name in level.colors]) / 255
-    backgrounds = torch.tensor([BACKGROUNDS[name] for name in level.backgrounds]) / 255
+    named = [BACKGROUNDS[name] for name in level.backgrounds]
+    backgrounds = torch.tensor([style.background] if style.background else named) / 255
     energy = bank.square().sum(-1)
     sharp = energy[:, :: len(BLURS)]
     contrast = (colors[None] - backgrounds[:, None]).square().sum(-1).min(1).values

@@ -7,15 +7,17 @@ if TYPE_CHECKING:
     from fluxmodel.mmdit.config import MMDiTConfig
     from fluxmodel.mmdit.transformer import MMDiT
     from fluxmodel.text_to_image import TextToImage
-    from fluxmodel.weights import load_mmdit, save_mmdit
+    from fluxmodel.weights import load_lora, load_mmdit, save_lora, save_mmdit
 
-__all__ = ["MMDiT", "MMDiTConfig", "TextToImage", "load_mmdit", "save_mmdit"]
+__all__ = ["MMDiT", "MMDiTConfig", "TextToImage", "load_lora", "load_mmdit", "save_lora", "save_mmdit"]
 
 _HOMES = {
     "MMDiT": "fluxmodel.mmdit.transformer",
     "MMDiTConfig": "fluxmodel.mmdit.config",
     "TextToImage": "fluxmodel.text_to_image",
+    "load_lora": "fluxmodel.weights",
     "load_mmdit": "fluxmodel.weights",
+    "save_lora": "fluxmodel.weights",
     "save_mmdit": "fluxmodel.weights",
 }
 

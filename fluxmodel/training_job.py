@@ -34,9 +34,9 @@ class TrainingJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["autoencoder", "detector", "dual_encoder", "captioner", "flow"] = Field(
-        description="Which network is trained."
-    )
+    kind: Literal[
+        "autoencoder", "detector", "dual_encoder", "captioner", "flow", "lora", "style_classifier"
+    ] = Field(description="Which network is trained.")
     data: str = Field(description="A procedural specification, a curated dataset, or (flow) encoded latents.")
     inputs: dict[str, str] = Field(
         default_factory=dict, description="Directories of networks the objective needs."

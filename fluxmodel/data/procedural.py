@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
+from fluxmodel.data.styles import PLAIN, Style
 from fluxmodel.errors import InputError
 
 IMAGE_SIZE = 32
@@ -205,7 +206,12 @@ def draw_scene(level: Level, seed: int, index: int, held_out: bool = False) -> S
 
 
 def coverage(
-    shape: str, radius: np.ndarray, x: np.ndarray, y: np.ndarray, image_size: int = IMAGE_SIZE
+    shape: str,
+    radius: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    image_size: int = IMAGE_SIZE,
+    style: Style = PLAIN,
 ) -> np.ndarray:
     """Return how much of each pixel an object covers.
 
@@ -213,6 +219,7 @@ def coverage(
         shape: a name of `SHAPES`.
         radius, x, y: radius and centre in pixels, each of shape [n].
         image_size: side of the image, pixels.
+        style: how it is painted; a style's rim reaches beyond the object's edge.
 
     Returns:
         float32 [n, image_size, image_size] in [0, 1].
@@ -221,12 +228,13 @@ def coverage(
     dx = axis[None, None, :] - np.asarray(x, np.float32)[:, None, None]
     dy = axis[None, :, None] - np.asarray(y, np.float32)[:, None, None]
     distance = SHAPES[shape](dx, dy, np.asarray(radius, np.float32)[:, None, None])
-    return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
+    return style.paint(distance)
 
 
-def render(scenes: Sequence[Scene]) -> np.ndarray:
-    """Draw scenes as uint8 images [n, 32, 32, 3]."""
-    images = np.array([BACKGROUNDS[s.background] for s in scenes], np.float32)[:, None, None, :]
+def render(scenes: Sequence[Scene], style: Style = PLAIN) -> np.ndarray:
+    """Draw scenes in a style as uint8 images [n, 32, 32, 3]."""
+    grounds = [style.background or BACKGROUNDS[s.background] for s in scenes]
+    images = np.array(grounds, np.float32)[:, None, None, :]
     images = np.repeat(np.repeat(images, IMAGE_SIZE, 1), IMAGE_SIZE, 2)
     by_shape: dict[str, list[tuple[int, float, float, float, str]]] = {}
     for index, scene in enumerate(scenes):
@@ -237,20 +245,23 @@ def render(scenes: Sequence[Scene]) -> np.ndarray:
             by_shape.setdefault(item.shape, []).append(place)
     for shape, places in by_shape.items():
         index, radius, x, y, colors = zip(*places, strict=True)
-        masks = coverage(shape, np.array(radius), np.array(x), np.array(y))[..., None]
+        masks = coverage(shape, np.array(radius), np.array(x), np.array(y), style=style)[..., None]
         paint = np.array([PALETTE[c] for c in colors], np.float32)[:, None, None, :]
         for i, mask, color in zip(index, masks, paint, strict=True):
             images[i] += mask * (color - images[i])
     return np.rint(images).astype(np.uint8)
 
 
-def template_masks(level: Level, row: int, col: int, shifts: Sequence[float]) -> np.ndarray:
+def template_masks(
+    level: Level, row: int, col: int, shifts: Sequence[float], style: Style = PLAIN
+) -> np.ndarray:
     """Return the coverage of every object that can stand in a cell.
 
     Args:
         level: its shapes and sizes are the first two axes, in their order.
         row, col: the cell.
         shifts: offsets in pixels tried along both axes.
+        style: how they are painted.
 
     Returns:
         float32 [shapes, sizes, len(shifts)**2, 32, 32].
@@ -259,7 +270,12 @@ def template_masks(level: Level, row: int, col: int, shifts: Sequence[float]) ->
     dy, dx = (a.ravel() for a in np.meshgrid(np.asarray(shifts), np.asarray(shifts), indexing="ij"))
     return np.stack(
         [
-            np.stack([coverage(shape, np.full(dx.shape, r), x + dx, y + dy) for r in level.radii.values()])
+            np.stack(
+                [
+                    coverage(shape, np.full(dx.shape, r), x + dx, y + dy, style=style)
+                    for r in level.radii.values()
+                ]
+            )
             for shape in level.shapes
         ]
     )

@@ -88,7 +88,10 @@ class SingleStreamBlock(nn.Module):
         """Return normalised keys, and values, [b, h, m, d]: those rows of `linear1` alone."""
         width = self.widths[0] // 3
         rows = slice(width, 3 * width)
-        kv = functional.linear(tokens, self.linear1.weight[rows], self.linear1.bias[rows])
+        if type(self.linear1) is nn.Linear:
+            kv = functional.linear(tokens, self.linear1.weight[rows], self.linear1.bias[rows])
+        else:  # an adapter wraps the layer: its weight alone would pass the adapter by
+            kv = self.linear1(tokens)[..., rows]
         k, v = kv.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return self.norm.key_norm(k), v
 

@@ -59,6 +59,10 @@ def build_objective(job: TrainingJob) -> Objective:
         from fluxmodel.training.objectives.detector import DetectorObjective as Chosen
     elif job.kind == "dual_encoder":
         from fluxmodel.training.objectives.dual_encoder import DualEncoderObjective as Chosen
+    elif job.kind == "lora":
+        from fluxmodel.training.objectives.lora import LoraObjective as Chosen
+    elif job.kind == "style_classifier":
+        from fluxmodel.training.objectives.style_classifier import StyleClassifierObjective as Chosen
     elif job.kind == "captioner":
         from fluxmodel.training.objectives.captioner import CaptionerObjective as Chosen
     else:

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from fluxmodel.data.image_pool import load_pools
+from fluxmodel.data.image_pool import load_pools, vary_looks
 from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from fluxmodel.errors import InputError
 from fluxmodel.pixels import to_signed
@@ -26,6 +26,12 @@ class AutoencoderSettings(BaseModel):
 
     num_images: int = Field(default=20_000, gt=0, description="Images learned from.")
     num_validation: int = Field(default=500, gt=0, description="Images judged on.")
+    varied_share: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of drawn scenes in random looks; folders are taken as they are.",
+    )
     latent_noise: float = Field(
         default=0.05,
         ge=0,
@@ -44,6 +50,7 @@ class AutoencoderObjective:
         self.job = job
         self.settings = AutoencoderSettings.model_validate(job.objective)
         train, validation = load_pools(job.data, self.settings.num_images, self.settings.num_validation)
+        train = vary_looks(train, self.settings.varied_share, job.seed)
         self.train = torch.from_numpy(train.pixels)
         self.validation = to_signed(torch.from_numpy(validation.pixels))
         config = AutoencoderConfig.model_validate(job.model)

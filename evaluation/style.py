@@ -1,0 +1,234 @@
+"""What a LoRA does to a model: is the style there when asked for and only then, and are prompts still followed?
+
+All figures share prompts and noise, so every change is paired: LoRA on and off, with the trigger word and without.
+A trained classifier says whether an image wears the style; the scene judge reads it in the look it wears.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from fluxmodel.data.decode import decode, encode_png
+from fluxmodel.data.procedural import LEVELS, Scene, parse_caption, short_caption
+from fluxmodel.data.style_images import styled_caption, without_ground
+from fluxmodel.data.styles import STYLES
+from fluxmodel.encoders.style_classifier import StyleClassifier
+from fluxmodel.text_to_image import TextToImage
+from fluxmodel.weights import load_lora
+
+from .identity import digest_of
+from .prompts import draw_scenes
+from .scene_judge import SceneJudge
+from .statistics import Interval, clustered_bootstrap, mean_share, proportion
+from .verdicts import AskedScenes, compare
+
+FIRST_NOISE = 1_700_000_021
+NUM_TILES = 12
+
+
+class LoraSettings(BaseModel):
+    """How a LoRA is measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_prompts: int = Field(
+        default=200, gt=1, description="Prompts, each with and without the trigger word."
+    )
+    seed: int = Field(default=0, ge=0, description="Which prompts and noise.")
+    base_steps: int = Field(default=8, gt=0, description="Guided steps of the base.")
+    guidance: float = Field(default=2.0, ge=1, description="Guidance of the base.")
+    rectified_steps: tuple[int, ...] = Field(
+        default=(1, 2), description="Unguided steps of the rectified model."
+    )
+    scale: float = Field(default=1.0, ge=0, description="How strongly the LoRA is merged.")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A model and how it is sampled; `name` is the prefix of its figures."""
+
+    name: str
+    pipe: TextToImage
+    num_steps: int
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The same requests without and with the trigger word; `scenes` where a judge can compare."""
+
+    plain: list[str]
+    triggered: list[str]
+    seeds: list[int]
+    scenes: AskedScenes | None
+
+
+def measure_lora(
+    pipe_base: TextToImage,
+    pipe_rectified: TextToImage | None,
+    lora: str | Path,
+    classifier: StyleClassifier,
+    level: str | None,
+    settings: LoraSettings = LoraSettings(),  # noqa: B008 (frozen)
+    captions: list[str] | None = None,
+) -> dict[str, Any]:
+    """Draw with and without the LoRA, with and without its trigger; judge all.
+
+    Args:
+        pipe_base: the model the LoRA was trained on.
+        pipe_rectified: the few-step model, tried with the same LoRA; None leaves it out.
+        lora: directory that the LoRA job left.
+        classifier: knows the style.
+        level: of procedural data; None for a folder, whose `captions` are then the prompts, and no judge reads along.
+        settings: how many prompts, and how they are sampled.
+        captions: prompts of a folder.
+
+    Returns:
+        `identity`, `about` (lora.json), `metrics` as in an evaluation, `tiles` for the report.
+    """
+    about = json.loads((Path(lora) / "lora.json").read_text())
+    asked = ask(level, about["trigger"], settings, captions)
+    reader = Reader(classifier, level, about["style"])
+    metrics, tiles = [], {}
+    for sampling in _samplings(pipe_base, pipe_rectified, settings):
+        drawn = draw_four(sampling, asked, lora, settings.scale)
+        metrics += figures(sampling.name, drawn, asked, reader)
+        tiles[sampling.name] = _tiles(drawn, asked)
+    identity = {
+        "style": about["style"],
+        "trigger": about["trigger"],
+        "prompts": digest_of([*asked.plain, *asked.triggered]),
+        "judge": reader.name,
+        "classifier": classifier.config.model_dump(),
+        **settings.model_dump(mode="json"),
+    }
+    return {"identity": identity, "about": about, "metrics": metrics, "tiles": tiles}
+
+
+def ask(level: str | None, trigger: str, settings: LoraSettings, captions: list[str] | None = None) -> Asked:
+    """Return fresh prompts, half naming sizes and half not, none naming a background; or a folder's own."""
+    num = settings.num_prompts
+    seeds = [FIRST_NOISE + settings.seed * 1_000_003 + index for index in range(num)]
+    if level is None:
+        plain = [(captions or [""])[index % len(captions or [""])] for index in range(num)]
+        return Asked(plain, [styled_caption(text, trigger) for text in plain], seeds, None)
+    plain = [_request(scene, i) for i, scene in enumerate(draw_scenes(level, "prompts", settings.seed, num))]
+    scenes = AskedScenes.of([parse_caption(text, LEVELS[level]) for text in plain], level)
+    return Asked(plain, [styled_caption(text, trigger) for text in plain], seeds, scenes)
+
+
+def _request(scene: Scene, index: int) -> str:
+    return without_ground(scene) if index % 2 == 0 else short_caption(scene)
+
+
+def _samplings(
+    base: TextToImage, rectified: TextToImage | None, settings: LoraSettings
+) -> Iterator[Sampling]:
+    yield Sampling("base", base, settings.base_steps, settings.guidance)
+    for steps in settings.rectified_steps if rectified is not None else ():
+        assert rectified is not None
+        yield Sampling(f"rectified_{steps}", rectified, steps, 1.0)
+
+
+def draw_four(sampling: Sampling, asked: Asked, lora: str | Path, scale: float) -> dict[str, Tensor]:
+    """Return images by what was done: plain or triggered prompts, LoRA off or on; the same noise in all."""
+    merged = replace(
+        sampling.pipe, transformer=load_lora(copy.deepcopy(sampling.pipe.transformer), lora, scale)
+    )
+    how: dict[str, Any] = {
+        "num_steps": sampling.num_steps,
+        "guidance": sampling.guidance,
+        "seeds": asked.seeds,
+    }
+    return {
+        "plain_off": sampling.pipe.sample(asked.plain, **how),
+        "plain_on": merged.sample(asked.plain, **how),
+        "triggered_off": sampling.pipe.sample(asked.triggered, **how),
+        "triggered_on": merged.sample(asked.triggered, **how),
+    }
+
+
+class Reader:
+    """Tells styled images from others, and reads each in the look it wears."""
+
+    def __init__(self, classifier: StyleClassifier, level: str | None, style: str):
+        self.classifier = classifier
+        self.plain = SceneJudge(level) if level is not None else None
+        self.styled = SceneJudge(level, STYLES[style]) if level is not None and style in STYLES else None
+        self.name = ", ".join(judge.name for judge in (self.plain, self.styled) if judge is not None)
+
+    @torch.inference_mode()
+    def wears_style(self, images: Tensor) -> np.ndarray:
+        """Return which of uint8 images [n, 3, h, w] wear the style."""
+        return (self.classifier(images.float() / 127.5 - 1) > 0).numpy()
+
+    def accuracy(self, images: Tensor, asked: AskedScenes, styled: np.ndarray) -> np.ndarray | None:
+        """Return each image's share of right attributes, [n]; None where no judge reads along."""
+        if self.plain is None:
+            return None
+        right = compare(asked, self.plain.read(images)).accuracy
+        if self.styled is not None:
+            right = np.where(styled, compare(asked, self.styled.read(images)).accuracy, right)
+        return right
+
+
+def figures(name: str, drawn: dict[str, Tensor], asked: Asked, reader: Reader) -> list[dict[str, Any]]:
+    """Return the metrics of one sampling: adoption, prompt-following and its paired changes."""
+    styled = {how: reader.wears_style(images) for how, images in drawn.items()}
+    found = [
+        _metric(
+            f"{name}/adoption/{how}",
+            proportion(wears, asked.plain),
+            "higher" if how == "triggered_on" else "lower",
+        )
+        for how, wears in styled.items()
+    ]
+    if asked.scenes is None or reader.plain is None:
+        return found
+    right = {how: reader.accuracy(images, asked.scenes, styled[how]) for how, images in drawn.items()}
+    for how in ("plain_off", "plain_on", "triggered_on"):
+        found.append(_metric(f"{name}/following/{how}", mean_share(right[how], asked.plain), "higher"))
+    for how in ("plain_on", "triggered_on"):
+        change = clustered_bootstrap(right[how] - right["plain_off"], asked.plain)
+        found.append(_metric(f"{name}/following_change/{how}", change, "higher"))
+    return found
+
+
+def _metric(name: str, interval: Interval, direction: str) -> dict[str, Any]:
+    return {"name": name, **asdict(interval), "direction": direction}
+
+
+def _tiles(drawn: dict[str, Tensor], asked: Asked) -> list[dict[str, str]]:
+    """The first prompts, never chosen by their score: before, after without the trigger, after with it."""
+    return [
+        {
+            "prompt": asked.plain[row],
+            "triggered": asked.triggered[row],
+            **{how: _png(images[row]) for how, images in drawn.items()},
+        }
+        for row in range(min(NUM_TILES, len(asked.plain)))
+    ]
+
+
+def _png(image: Tensor) -> str:
+    return base64.b64encode(encode_png(image.permute(1, 2, 0).contiguous().numpy())).decode()
+
+
+def before_after(result: dict[str, Any], name: str = "base", zoom: int = 4) -> np.ndarray:
+    """Return the tiles of a sampling as one picture, uint8 [h, w, 3]: a column a prompt, rows off, on, triggered."""
+    rows = [
+        np.concatenate([decode(base64.b64decode(tile[how])) for tile in result["tiles"][name]], 1)
+        for how in ("plain_off", "plain_on", "triggered_on")
+    ]
+    return np.concatenate(rows, 0).repeat(zoom, 0).repeat(zoom, 1)
