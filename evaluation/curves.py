@@ -12,7 +12,7 @@ from .sampler import Sampler
 from .settings import EvaluationSettings
 from .statistics import Interval
 
-CURVES = ("base_unguided", "base_guided")
+CURVES = ("base_unguided", "base_guided", "rectified")
 _MEASURED = ("fd", "kid", "attr_acc", "all_correct", "clip", "retrieval", "undecided")
 
 
@@ -25,6 +25,7 @@ class Point:
     guidance: float
     latency_ms: float
     measured: Measured
+    variant: str = ""
 
     @property
     def calls(self) -> int:
@@ -41,42 +42,79 @@ class Point:
         return {**row, "latency_ms": self.latency_ms}
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a point lies: curve, variant of the network, steps and guidance."""
+
+    curve: str
+    variant: str
+    steps: int
+    guidance: float
+
+    @property
+    def said(self) -> str:
+        """A few words for progress."""
+        return f"{self.curve}, {self.steps} step{'s' if self.steps > 1 else ''}"
+
+
+def places(variants: tuple[str, ...], settings: EvaluationSettings) -> list[Place]:
+    """Return every point to measure, for a model with these variants, its default first."""
+    base = "" if variants[0] == "base" else "base"
+    found = []
+    if "base" in variants:
+        found += [Place("base_unguided", base, steps, 1.0) for steps in settings.steps]
+        found += [Place("base_guided", base, steps, settings.guidance) for steps in settings.steps]
+    if variants[0] == "rectified":
+        found += [Place("rectified", "", steps, 1.0) for steps in settings.rectified_steps]
+    return found
+
+
 def draw_curves(
     sampler: Sampler,
     instruments: Instruments,
     asked: PromptSet,
+    where: list[Place],
     settings: EvaluationSettings,
     drawn: Callable[[int, str], None],
     finished: Callable[[Point], None],
 ) -> list[Point]:
-    """Sample and measure every point; the same prompts and the same noise at each, so points are paired."""
+    """Sample and measure every point; the same prompts and the same noise at each, so points are paired.
+
+    All points are asked for at once: workers draw the next while this process measures the last. Latencies come
+    first, when nothing else runs.
+    """
+    trials = settings.num_latency_trials
+    latency = [sampler.latency_ms(asked.prompts[0], p.steps, p.guidance, trials, p.variant) for p in where]
+    begun = [sampler.begin(asked, p.steps, p.guidance, p.variant) for p in where]
     points = []
-    for curve, guidance in zip(CURVES, (1.0, settings.guidance), strict=True):
-        for steps in settings.steps:
-            said = f"{curve}, {steps} step{'s' if steps > 1 else ''}"
-            images = sampler.sample(asked, steps, guidance, lambda count, said=said: drawn(count, said))
-            latency = sampler.latency_ms(asked.prompts[0], steps, guidance, settings.num_latency_trials)
-            points.append(Point(curve, steps, guidance, latency, instruments.measure(images, asked)))
-            finished(points[-1])
+    for place, batches, milliseconds in zip(where, begun, latency, strict=True):
+        images = sampler.collect(batches, lambda count, said=place.said: drawn(count, said))
+        measured = instruments.measure(images, asked)
+        points.append(Point(place.curve, place.steps, place.guidance, milliseconds, measured, place.variant))
+        finished(points[-1])
     return points
 
 
 def headline_point(points: list[Point]) -> tuple[Point, str]:
-    """The best point and what it is best by; on equal scores the one with fewer network calls.
+    """The point that speaks for the model, and why.
 
-    Attribute accuracy where there is a judge; else retrieval of the own caption; else the Frechet distance.
+    A rectified model is made for fewest steps, so its first point speaks, whatever the others say. A base model
+    is judged at its best: attribute accuracy where there is a judge; else retrieval of the own caption; else the
+    Frechet distance; on equal scores the point with fewer network calls.
     """
+    rectified = [point for point in points if point.curve == "rectified"]
+    if rectified:
+        return rectified[0], "the fewest steps of the rectified model"
     intervals = points[0].measured.intervals
     if "attr_acc" in intervals:
         names, said = ("attr_acc", "all_correct"), "attribute accuracy"
     elif "retrieval" in intervals:
         names, said = ("retrieval",), "retrieval of the own caption"
     else:
-        return min(
-            points, key=lambda point: (point.measured.intervals["fd"].value, point.calls)
-        ), "Frechet distance"
+        best = min(points, key=lambda point: (point.measured.intervals["fd"].value, point.calls))
+        return best, f"the best of {len(points)} points by Frechet distance"
     best = max(points, key=lambda point: (*(point.measured.value(name) for name in names), -point.calls))
-    return best, said
+    return best, f"the best of {len(points)} points by {said}"
 
 
 def as_dict(interval: Interval) -> dict[str, Any]:

@@ -22,13 +22,14 @@ from fluxmodel.data.curated_dataset import CuratedDataset
 
 from .baselines import measure_baselines
 from .calibration import calibrate
-from .curves import CURVES, Point, draw_curves, headline_point
+from .curves import CURVES, Place, Point, draw_curves, headline_point, places
 from .groups import group_rows
 from .instruments import Instruments, Measured, card_of
 from .measurements import headline_metrics, shared_identity
 from .prompts import Benchmark, build_benchmark
 from .sampler import Sampler
 from .settings import EvaluationSettings
+from .straightness import straightness_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -79,22 +80,26 @@ def evaluate(
     dataset = CuratedDataset(dataset_dir)
     benchmark = build_benchmark(dataset, settings)
     instruments = Instruments(evaluators, benchmark, settings)
-    drawn = _Counter(progress, _num_images(benchmark, settings))
+    variants = variants_of(pipe)
+    where = places(variants, settings)
+    drawn = _Counter(progress, _num_images(benchmark, where))
     with Sampler(pipe, model_dir, settings.batch_size, settings.workers) as sampler:
         points = draw_curves(
-            sampler, instruments, benchmark.prompts, settings, drawn, on_point or (lambda point: None)
+            sampler, instruments, benchmark.prompts, where, settings, drawn, on_point or (lambda point: None)
         )
         headline, chosen_by = headline_point(points)
-        held_out = _held_out(sampler, instruments, benchmark, headline, settings, drawn)
+        further = _further_sets(sampler, instruments, benchmark, headline, points, drawn)
+        straightness = straightness_of(sampler, benchmark.prompts, variants, settings) if variants else None
     calibration = calibrate(instruments.judge, settings, pipe.autoencoder) if instruments.judge else []
     shared = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings)
     document = {
         "identity": shared.model_dump(),
         "headline": {"curve": headline.curve, "steps": headline.steps, "guidance": headline.guidance,
-                     "calls": headline.calls, "chosen_by": f"the best of {len(points)} points by {chosen_by}"},
-        "metrics": [each.model_dump() for each in headline_metrics(points, headline, held_out, instruments)],
-        "curves": {name: [point.row() for point in points if point.curve == name] for name in CURVES},
-        "groups": group_rows(headline.measured, held_out.get("held_out"), settings.seed),
+                     "calls": headline.calls, "chosen_by": chosen_by},
+        "metrics": [each.model_dump() for each in headline_metrics(points, headline, further, instruments)],
+        "curves": {name: rows for name in CURVES if (rows := [p.row() for p in points if p.curve == name])},
+        "straightness": straightness,
+        "groups": group_rows(headline.measured, further.get("held_out"), settings.seed),
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
         "chance": {"retrieval": instruments.chance(benchmark.prompts)},
         "judge": {"name": instruments.judge.name if instruments.judge else None, "calibration": calibration},
@@ -105,35 +110,47 @@ def evaluate(
         "thresholds": settings.thresholds,
     }  # fmt: skip
     document["cost"] = _cost(started, drawn.total)
-    return _write(output, _finite(document), points, headline, held_out, benchmark, dataset.record)
+    return _write(output, _finite(document), points, headline, further, benchmark, dataset.record)
 
 
-def _held_out(
+def variants_of(pipe: Any) -> tuple[str, ...]:
+    """Return the names of a model's variants, its default first."""
+    index = getattr(pipe, "index", None)
+    return (index.name, *index.variants) if index else ("base",)
+
+
+def _further_sets(
     sampler: Sampler,
     instruments: Instruments,
     benchmark: Benchmark,
     headline: Point,
-    settings: EvaluationSettings,
-    drawn: Callable[[int, str], None],
+    points: list[Point],
+    drawn: _Counter,
 ) -> dict[str, Measured]:
-    """Unseen combinations at the headline point, and at the guided point with most steps if that is another."""
-    if benchmark.held_out is None:
-        return {}
-    places = {"held_out": (headline.steps, headline.guidance)}
-    last = (settings.steps[-1], settings.guidance)
-    if last != places["held_out"]:
-        places["held_out_guided_max"] = last
+    """Unseen combinations and prompts in full, at the headline point and at the guided one with most steps."""
+    guided = [point for point in points if point.guidance > 1]
+    last = max(guided, key=lambda point: point.steps) if guided else headline
+    asked = [("held_out", benchmark.held_out, headline), ("detailed", benchmark.detailed, headline)]
+    if last is not headline:
+        asked.append(("held_out_guided_max", benchmark.held_out, last))
+        asked.append(("detailed_guided_max", benchmark.detailed, last))
+    sets = [(name, prompts, at) for name, prompts, at in asked if prompts is not None]
+    drawn.total = drawn.done + sum(len(prompts) for _, prompts, _ in sets)
     found = {}
-    for name, (steps, guidance) in places.items():
-        said = f"held-out combinations, {steps} steps"
-        images = sampler.sample(benchmark.held_out, steps, guidance, lambda n, said=said: drawn(n, said))
-        found[name] = instruments.measure(images, benchmark.held_out, distances=False)
-        found[name].place = (steps, guidance)
+    for name, prompts, at in sets:
+        said = f"{prompts.name} prompts, {at.steps} step{'s' if at.steps > 1 else ''}"
+        images = sampler.sample(
+            prompts, at.steps, at.guidance, lambda n, said=said: drawn(n, said), at.variant
+        )
+        found[name] = instruments.measure(images, prompts, distances=False)
+        found[name].place = (at.steps, at.guidance)
     return found
 
 
-def _num_images(benchmark: Benchmark, settings: EvaluationSettings) -> int:
-    return len(CURVES) * len(settings.steps) * len(benchmark.prompts) + len(benchmark.held_out or ())
+def _num_images(benchmark: Benchmark, where: list[Place]) -> int:
+    """How many images are drawn at least; what follows the curves depends on what they show."""
+    further = len(benchmark.held_out or ()) + len(benchmark.detailed or ())
+    return len(where) * len(benchmark.prompts) + further
 
 
 class _Counter:
@@ -175,7 +192,7 @@ def _write(
     document: dict[str, Any],
     points: list[Point],
     headline: Point,
-    held_out: dict[str, Measured],
+    further: dict[str, Measured],
     benchmark: Benchmark,
     curation: dict[str, Any],
 ) -> EvaluationReport:
@@ -185,9 +202,9 @@ def _write(
     from .rows import write_rows
 
     output.mkdir(parents=True, exist_ok=True)
-    write_rows(output / "rows.parquet", points, held_out)
+    write_rows(output / "rows.parquet", points, further)
     save_grids(
-        output, points, headline, held_out.get("held_out"), benchmark, document["settings"]["grid_size"]
+        output, points, headline, further.get("held_out"), benchmark, document["settings"]["grid_size"]
     )
     save_curves(output / "curves.png", document)
     (output / "evaluation.json").write_text(

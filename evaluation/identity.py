@@ -18,7 +18,7 @@ from fluxmodel.errors import ArtifactError, IncomparableError
 _MEASURING = (
     "baselines.py", "calibration.py", "caption_retrieval.py", "clip_score.py", "curves.py", "features.py",
     "frechet.py", "instruments.py", "kid.py", "prompts.py", "sampler.py", "scene_judge.py", "statistics.py",
-    "templates.py", "verdicts.py",
+    "straightness.py", "style.py", "templates.py", "verdicts.py",
 )  # fmt: skip
 
 

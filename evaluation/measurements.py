@@ -52,7 +52,7 @@ def shared_identity(
 
 
 def headline_metrics(
-    points: list[Point], headline: Point, held_out: dict[str, Measured], instruments: Instruments
+    points: list[Point], headline: Point, further: dict[str, Measured], instruments: Instruments
 ) -> list[Measurement]:
     """Every headline number with its interval, where its identity departs from the shared one, and its direction."""
     at_headline = {"steps": headline.steps, "guidance": headline.guidance}
@@ -62,13 +62,15 @@ def headline_metrics(
         Measurement(name="latency_ms", value=headline.latency_ms, n=instruments.settings.num_latency_trials,
                     method="fastest single image", direction="lower", identity=at_headline)
     )  # fmt: skip
-    last = max((point for point in points if point.guidance > 1), key=lambda point: point.steps)
-    at_last = {"steps": last.steps, "guidance": last.guidance}
+    guided = [point for point in points if point.guidance > 1]
+    last = max(guided, key=lambda point: point.steps) if guided else headline
     if last is not headline:
+        at_last = {"steps": last.steps, "guidance": last.guidance}
         found += _measurements("guided_max/", last.measured, at_last)
-    for name, measured in held_out.items():
-        where = at_headline if name == "held_out" else at_last
-        found += _measurements(f"{name}/", measured, where | _of(measured.asked))
+    for name, measured in further.items():
+        steps, guidance = measured.place
+        where = {"steps": steps, "guidance": guidance, **_of(measured.asked)}
+        found += _measurements(f"{name}/", measured, where)
     return found
 
 

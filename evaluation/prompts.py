@@ -23,6 +23,7 @@ from fluxmodel.data.procedural import (
     draw_scene,
     parse_caption,
     render,
+    short_caption,
 )
 from fluxmodel.errors import InputError
 
@@ -31,7 +32,13 @@ from .settings import EvaluationSettings
 from .verdicts import AskedScenes
 
 # Families of test scenes; data sets are drawn with seeds a person types, which are far smaller.
-FAMILY = {"prompts": 900_000_000, "reference": 910_000_000, "second": 920_000_000, "calibration": 930_000_000}
+FAMILY = {
+    "prompts": 900_000_000,
+    "reference": 910_000_000,
+    "second": 920_000_000,
+    "calibration": 930_000_000,
+    "detailed": 940_000_000,
+}
 # Below this the test split says too little, and the training split stands in.
 MIN_TEST_IMAGES = 64
 
@@ -63,6 +70,8 @@ class Benchmark:
     level: str | None
     prompts: PromptSet
     held_out: PromptSet | None
+    detailed: PromptSet | None
+    """Prompts in the other wording than `prompts`, one that leaves nothing open; None where there is none."""
     reference: Tensor
     second: Tensor | None
     """A second draw of the reference; None where there are no more images."""
@@ -93,9 +102,12 @@ def render_tensor(scenes: Sequence[Scene]) -> Tensor:
     return torch.from_numpy(render(scenes)).permute(0, 3, 1, 2).contiguous()
 
 
-def scene_prompts(name: str, level: str, scenes: Sequence[Scene], first_seed: int, source: str) -> PromptSet:
-    """Prompts that describe scenes in full."""
-    prompts = [detailed_caption(scene) for scene in scenes]
+def scene_prompts(
+    name: str, level: str, scenes: Sequence[Scene], first_seed: int, source: str, kind: str = "detailed"
+) -> PromptSet:
+    """Prompts that describe scenes, in full or in short."""
+    describe = detailed_caption if kind == "detailed" else short_caption
+    prompts = [describe(scene) for scene in scenes]
     captions = tuple(parse_caption(prompt, LEVELS[level]) for prompt in prompts)
     seeds = list(range(first_seed, first_seed + len(prompts)))
     return PromptSet(name, prompts, seeds, source, AskedScenes.of(captions, level), captions)
@@ -110,16 +122,21 @@ def _procedural(level: str, settings: EvaluationSettings) -> Benchmark:
     seed, n = settings.seed, settings.num_images
     scenes = draw_scenes(level, "prompts", seed, n)
     where = f"fresh scenes of level {level}, seed {FAMILY['prompts'] + seed}"
-    first = noise_seed(settings)
-    held_out = None
+    first, kind = noise_seed(settings), settings.caption_kind
+    held_out = detailed = None
     if settings.num_held_out:
         unseen = draw_scenes(level, "prompts", seed, settings.num_held_out, held_out=True)
         source = f"{where}, combinations held out from training"
-        held_out = scene_prompts("held-out", level, unseen, first + n, source)
+        held_out = scene_prompts("held-out", level, unseen, first + n, source, kind)
+    if settings.num_detailed and kind != "detailed":
+        others = draw_scenes(level, "detailed", seed, settings.num_detailed)
+        first_detailed = first + n + settings.num_held_out
+        detailed = scene_prompts("in full", level, others, first_detailed, f"{where}, in full", "detailed")
     return Benchmark(
         level=level,
-        prompts=scene_prompts("like training", level, scenes, first, where),
+        prompts=scene_prompts("like training", level, scenes, first, f"{where}, {kind} captions", kind),
         held_out=held_out,
+        detailed=detailed,
         reference=render_tensor(draw_scenes(level, "reference", seed, n)),
         second=render_tensor(draw_scenes(level, "second", seed, n)),
         reference_source=f"{n} fresh renders of level {level}, seed {FAMILY['reference'] + seed}",
@@ -153,6 +170,7 @@ def _folder(dataset: CuratedDataset, settings: EvaluationSettings) -> Benchmark:
         level=None,
         prompts=prompts,
         held_out=None,
+        detailed=None,
         reference=reference,
         second=None,
         reference_source=f"{len(reference)} images of the {note}",

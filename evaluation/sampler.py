@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fluxmodel.sampling import Request, SamplingPool
+from fluxmodel.text_to_image import TextToImage
 
 from .prompts import PromptSet
 
@@ -27,6 +29,20 @@ class Sampler:
     def __exit__(self, *reason: object) -> None:
         self._pool.__exit__(*reason)
 
+    def begin(self, asked: PromptSet, num_steps: int, guidance: float, variant: str = "") -> Iterator[Tensor]:
+        """Ask the workers for one image a prompt; `collect` waits for them."""
+        request = Request(asked.prompts, asked.seeds, num_steps, guidance, variant)
+        return self._pool.map(request.cut(self.batch_size))
+
+    def collect(self, batches: Iterator[Tensor], drawn: Callable[[int], None] | None = None) -> Tensor:
+        """Return the images begun, uint8 [n, 3, H, W]; `drawn` is told the number of images of each batch."""
+        images = []
+        for batch in batches:
+            images.append(batch)
+            if drawn is not None:
+                drawn(len(batch))
+        return torch.cat(images)
+
     def sample(
         self,
         asked: PromptSet,
@@ -35,9 +51,12 @@ class Sampler:
         drawn: Callable[[int], None] | None = None,
         variant: str = "",
     ) -> Tensor:
-        """Draw one image a prompt, uint8 [n, 3, H, W]; `drawn` is told the number of images of each batch."""
-        request = Request(asked.prompts, asked.seeds, num_steps, guidance, variant)
-        return self._pool.sample(request, self.batch_size, drawn)
+        """Draw one image a prompt, uint8 [n, 3, H, W]."""
+        return self.collect(self.begin(asked, num_steps, guidance, variant), drawn)
+
+    def pipe(self, variant: str) -> TextToImage:
+        """Return a variant of the model, in this process."""
+        return self._pool.pipe(variant)
 
     def latency_ms(
         self, prompt: str, num_steps: int, guidance: float, trials: int = 5, variant: str = ""

@@ -1,6 +1,7 @@
 """What an evaluation may vary, and the job file that asks for one. No torch here."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +18,25 @@ class EvaluationSettings(BaseModel):
         default=(1, 2, 4, 8), min_length=1, description="Numbers of solver steps along the curves, rising."
     )
     guidance: float = Field(default=2.0, gt=1.0, description="Guidance scale of the guided curve.")
+    rectified_steps: tuple[int, ...] = Field(
+        default=(1, 2, 4),
+        min_length=1,
+        description="Numbers of steps of a rectified model, rising; unguided.",
+    )
+    caption_kind: Literal["short", "detailed"] = Field(
+        default="short",
+        description="Wording of the prompts on scenes: short ones leave size and background open.",
+    )
+    num_detailed: int = Field(
+        default=500,
+        ge=0,
+        description="Images of further prompts in the other wording, at the headline point.",
+    )
+    num_paths: int = Field(
+        default=128,
+        ge=0,
+        description="Images whose way from noise is measured for straightness; 0 measures none.",
+    )
     num_held_out: int = Field(
         default=500, ge=0, description="Images on combinations of attributes that training never showed."
     )
@@ -45,8 +65,10 @@ class EvaluationSettings(BaseModel):
 
     @model_validator(mode="after")
     def _steps_rise(self) -> "EvaluationSettings":
-        if list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 1:
-            raise ValueError(f"steps must be rising numbers from 1 up, such as 1,2,4,8; got {self.steps}")
+        for name in ("steps", "rectified_steps"):
+            steps = getattr(self, name)
+            if list(steps) != sorted(set(steps)) or steps[0] < 1:
+                raise ValueError(f"{name} must be rising numbers from 1 up, such as 1,2,4,8; got {steps}")
         return self
 
     def semantic(self) -> dict:

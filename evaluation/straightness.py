@@ -23,6 +23,10 @@ from fluxmodel.flow.schedule import sampling_times
 from fluxmodel.flow.solvers import VelocityField
 from fluxmodel.text_to_image import TextToImage
 
+from .curves import as_dict
+from .prompts import PromptSet
+from .sampler import Sampler
+from .settings import EvaluationSettings
 from .statistics import Interval, clustered_bootstrap
 
 NUM_DRAWN = 24
@@ -75,6 +79,30 @@ def measure_straightness(
     )
     figures = {"straightness_error": paths.error, "path_length": paths.length}
     return {name: clustered_bootstrap(v.double().numpy(), prompts) for name, v in figures.items()}, paths
+
+
+def straightness_of(
+    sampler: Sampler, asked: PromptSet, variants: tuple[str, ...], settings: EvaluationSettings
+) -> dict[str, Any] | None:
+    """Measure the first prompts before and after Reflow, on the same noise; None where there is nothing to measure.
+
+    Before: the base as it taught, guided, and for its own sake unguided. After: the rectified network, unguided.
+    """
+    num = min(settings.num_paths, len(asked))
+    if not num or not isinstance(sampler.pipe(""), TextToImage):
+        return None
+    base = "" if variants[0] == "base" else "base"
+    where = [("base_guided", base, settings.guidance), ("base_unguided", base, 1.0)]
+    if variants[0] == "rectified":
+        where.append(("rectified", "", 1.0))
+    steps, rows, paths = settings.steps[-1], [], {}
+    for curve, variant, guidance in where:
+        figures, paths[curve] = measure_straightness(
+            sampler.pipe(variant), asked.prompts[:num], asked.seeds[:num], guidance, steps
+        )
+        rows.append({"curve": curve, "guidance": guidance, **{k: as_dict(v) for k, v in figures.items()}})
+    drawn = drawn_paths(paths["base_guided"], paths["rectified"]) if "rectified" in paths else {}
+    return {"num_steps": steps, "n": num, "rows": rows, "paths": drawn}
 
 
 def drawn_paths(before: Paths, after: Paths, num: int = NUM_DRAWN) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from evaluation.identity import Identity, Measurement, require_comparable
 SETTINGS = EvaluationSettings(
     num_images=60,
     steps=(1, 4),
+    num_detailed=10,
     num_held_out=20,
     batch_size=32,
     num_latency_trials=1,
@@ -93,17 +94,17 @@ def test_every_number_knows_what_it_was_measured_on(judged):
 
 def test_progress_counts_every_image(judged):
     done, total, message = judged.heard[-1]
-    assert done == total == 4 * 60 + 20
-    assert "held-out" in message
+    assert done == total == 4 * 60 + 20 + 10
+    assert "in full" in message
     assert [told[0] for told in judged.heard] == sorted(told[0] for told in judged.heard)
 
 
 def test_rows_hold_every_image_and_add_up(judged):
     rows = pq.read_table(judged.report.directory / "rows.parquet").to_pylist()
-    assert len(rows) == 4 * 60 + 20
+    assert len(rows) == 4 * 60 + 20 + 10
     head = [row for row in rows if (row["curve"], row["steps"]) == ("base_guided", 4)]
     assert sum(row["attr_acc"] for row in head) / 60 == pytest.approx(judged.report.value("attr_acc"))
-    assert len({row["seed"] for row in rows}) == 80
+    assert len({row["seed"] for row in rows}) == 90
 
 
 def test_equal_seeds_give_equal_evaluations(judged):
