@@ -60,6 +60,9 @@ class Preset(BaseModel):
     dual_encoder: TrainingTemplate
     captioner: TrainingTemplate
     flow: TrainingTemplate
+    lora: TrainingTemplate
+    style_classifier: TrainingTemplate
+    style: str = Field(description="The style the LoRA learns unless told otherwise.")
     num_steps: int = Field(default=8, gt=0, description="Default Euler steps of the registered model.")
     guidance: float = Field(default=2.0, ge=1, description="Default guidance of the registered model.")
     evaluation: dict[str, Any] = Field(default_factory=dict, description="Fields of the evaluation settings.")
@@ -127,6 +130,27 @@ DEMO = Preset(
         world_size=2,
         checkpoint_every=200,
     ),
+    style="style:glow?level=full&n=16&seed=0",
+    lora=TrainingTemplate(
+        kind="lora",
+        optimizer=OptimizerSettings(learning_rate=5e-3, warmup_steps=20, decay_fraction=0.6),
+        steps=400,
+        batch_size=48,
+        ema_decay=0.98,
+    ),
+    style_classifier=TrainingTemplate(
+        kind="style_classifier",
+        optimizer=OptimizerSettings(
+            learning_rate=5e-3,
+            muon_learning_rate=0.02,
+            clip_norm=10.0,
+            warmup_steps=20,
+            decay_fraction=0.6,
+        ),
+        steps=300,
+        batch_size=64,
+        ema_decay=0.95,
+    ),
     evaluation={
         "num_images": 1000,
         "num_held_out": 500,
@@ -192,6 +216,16 @@ SMOKE = Preset(
         batch_size=32,
         world_size=2,
         checkpoint_every=10,
+    ),
+    style="style:glow?level=demo&n=8&seed=0",
+    lora=TrainingTemplate(kind="lora", objective={"rank": 4}, steps=10, batch_size=16, checkpoint_every=5),
+    style_classifier=TrainingTemplate(
+        kind="style_classifier",
+        model={"width": 16},
+        objective={"num_images": 64, "num_validation": 32},
+        steps=10,
+        batch_size=16,
+        checkpoint_every=5,
     ),
     num_steps=2,
     evaluation={"num_images": 64, "num_held_out": 32, "steps": (1, 2), "guidance": 2.0},
