@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fluxmodel.data.batches import CaptionedLatents, FlowBatch
 from fluxmodel.data.decode import encode_png
+from fluxmodel.data.caption_mix import DEFAULT_WEIGHTS
 from fluxmodel.data.latent_cache import EncodedDataset
 from fluxmodel.data.style_images import StyleImages, open_style
 from fluxmodel.encoders.autoencoder import Autoencoder
@@ -34,9 +35,6 @@ from fluxmodel.training.objectives.flow import velocity_field
 from fluxmodel.training_job import TrainingJob
 from fluxmodel.weights import load_mmdit, save_lora
 
-_GOLDEN = 0.6180339887
-"""Multiples of it, less their whole part, spread evenly: every rank gets its share of prior data."""
-
 
 class LoraSettings(BaseModel):
     """What this objective adds to a job."""
@@ -51,8 +49,7 @@ class LoraSettings(BaseModel):
         default=1 / 3, ge=0, lt=1, description="Share of each batch from the base's training data."
     )
     caption_mix: dict[str, float] = Field(
-        default={"detailed": 0.475, "short": 0.475, "alt": 0.05, "given": 1.0},
-        description="Relative weight of each kind of caption.",
+        default=DEFAULT_WEIGHTS, description="Relative weight of each kind of caption."
     )
     caption_dropout: float = Field(
         default=0.0,
@@ -80,9 +77,15 @@ class LoraObjective:
         index = read_config(ModelIndex, self.start / INDEX)
         self.images = open_style(job.inputs["style"], self.settings.trigger, index.image_size)
         mix = self.settings.caption_mix
-        self.prior = CaptionedLatents(EncodedDataset.from_directory(job.data), self.encoder, mix, job.data)
+        self.prior = CaptionedLatents(
+            EncodedDataset.from_directory(job.data), self.encoder, mix, job.seed, job.data
+        )
         self.styled = CaptionedLatents(
-            encode_style(self.images, job.inputs["autoencoder"]), self.encoder, mix, job.inputs["style"]
+            encode_style(self.images, job.inputs["autoencoder"]),
+            self.encoder,
+            mix,
+            job.seed,
+            job.inputs["style"],
         )
         self.base = self.start / index.choose("base")[0]
         self.model: MMDiT = load_mmdit(self.base)
@@ -93,15 +96,15 @@ class LoraObjective:
         size, seed = self.job.batch_size, self.job.seed
         generator = keyed_generator(seed, 2, step)
         num_prior = round(size * self.settings.prior_share)
-        is_prior = (torch.arange(size) * _GOLDEN % 1).argsort().argsort() < num_prior
-        pick = torch.rand(size, 1, generator=generator)
+        steps_up = torch.arange(size + 1) * num_prior // size
+        is_prior = steps_up[1:] > steps_up[:-1]  # evenly spread, so that every rank gets its share
         kept = torch.rand(size, generator=generator) >= self.settings.caption_dropout
         txt, pooled = self.styled.embed(torch.zeros(size, dtype=torch.long))
         data = torch.empty(size, *self.styled.data.shape[1:])
         for source, rows in ((self.styled, ~is_prior), (self.prior, is_prior)):
             if num := int(rows.sum()):
-                samples, _ = source.samples(num, seed, step)
-                texts = source.texts(samples, pick[rows])
+                samples, epochs = source.samples(num, seed, step)
+                texts = source.texts(samples, epochs)
                 txt[rows], pooled[rows] = source.embed(texts if source is self.styled else texts * kept[rows])
                 data[rows] = source.data[samples]
         noise = torch.randn(data.shape, generator=generator)
