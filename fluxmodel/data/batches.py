@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from fluxmodel.data.caption_mix import CaptionMix
 from fluxmodel.data.latent_cache import EncodedDataset
 from fluxmodel.encoders.text import WordEncoder
 from fluxmodel.errors import InputError
@@ -47,7 +47,7 @@ class CaptionedLatents:
     """
 
     def __init__(
-        self, encoded: EncodedDataset, encoder: WordEncoder, mix: Mapping[str, float], where: str = "the data"
+        self, encoded: EncodedDataset, encoder: WordEncoder, mix: Mapping[str, float], seed: int, where: str
     ):
         """Embed the captions that `mix` names.
 
@@ -55,6 +55,7 @@ class CaptionedLatents:
             encoded: latents and captions.
             encoder: what embeds the captions.
             mix: relative weight of each kind of caption; kinds that are not named are not used.
+            seed: another seed chooses other captions.
             where: what to call the dataset in a message.
 
         Raises:
@@ -65,28 +66,11 @@ class CaptionedLatents:
         self.noise = None
         if encoded.noise_seeds is not None:
             self.noise = image_noise(encoded.noise_seeds, self.data.shape[1:])
-        self._weigh(encoded.captions, mix, where)
-        texts = {"": 0}
-        self._text_of = torch.tensor(
-            [[texts.setdefault(own.get(k, ""), len(texts)) for k in self.kinds] for own in encoded.captions]
-        )
-        self._embedded = encoder(list(texts))
-
-    def _weigh(self, captions: list[dict[str, str]], mix: Mapping[str, float], where: str) -> None:
-        kinds = [k for k in mix if mix[k] > 0 and any(k in own for own in captions)]
-        if not kinds:
-            raise InputError(
-                f"objective.caption_mix names {', '.join(mix) or 'nothing'}, and {where} has no such caption; "
-                f"its kinds are {', '.join(sorted(set().union(*captions))) or 'none'}"
-            )
-        weight = torch.tensor([[mix[k] * (k in own) for k in kinds] for own in captions])
-        if num_without := int((weight.sum(1) == 0).sum()):
-            raise InputError(
-                f"{num_without} images of {where} have no caption of the kinds {', '.join(kinds)}: "
-                "caption them, or name their kinds in objective.caption_mix"
-            )
-        self.kinds = kinds
-        self._cumulative = (weight / weight.sum(1, keepdim=True)).cumsum(1)
+        try:
+            self._captions = CaptionMix(mix).table(encoded.captions, encoded.ids, seed)
+        except InputError as error:
+            raise InputError(f"objective.caption_mix, {where}: {error}") from error
+        self._embedded = encoder(self._captions.texts)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -95,10 +79,9 @@ class CaptionedLatents:
         """Return (sample, epoch) of every place in batch `step`."""
         return epoch_batch(len(self), size, seed, step)
 
-    def texts(self, samples: Tensor, pick: Float[Tensor, "b 1"]) -> Int[Tensor, " b"]:
-        """Return the number of the caption each sample takes, by a uniform number each; 0 is the empty one."""
-        column = (pick > self._cumulative[samples]).sum(1).clamp(max=self._text_of.shape[1] - 1)
-        return self._text_of[samples, column]
+    def texts(self, samples: Int[Tensor, " b"], epochs: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Return the number of each sample's caption in each epoch, by the mix policy; 0 is the empty one."""
+        return self._captions.choose(samples, epochs)
 
     def embed(self, texts: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
         """Return the tokens and the pooled embedding of captions by number."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fluxmodel.data.batches import CaptionedLatents, Coupling, FlowBatch
+from fluxmodel.data.caption_mix import DEFAULT_WEIGHTS
 from fluxmodel.data.latent_cache import EncodedDataset
 from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
 from fluxmodel.errors import InputError
@@ -30,7 +31,7 @@ class FlowSettings(BaseModel):
 
     text: WordEncoderConfig = Field(default=WordEncoderConfig(), description="The text encoder.")
     caption_mix: dict[str, float] = Field(
-        default={"detailed": 0.475, "short": 0.475, "alt": 0.05, "given": 1.0},
+        default=DEFAULT_WEIGHTS,
         description="Relative weight of each kind of caption; kinds that are not named are not used.",
     )
     caption_dropout: float = Field(
@@ -54,7 +55,7 @@ class FlowObjective:
         self.settings = FlowSettings.model_validate(job.objective)
         self.encoder = WordEncoder(self.settings.text)
         encoded = EncodedDataset.from_directory(job.data)
-        self.latents = CaptionedLatents(encoded, self.encoder, self.settings.caption_mix, job.data)
+        self.latents = CaptionedLatents(encoded, self.encoder, self.settings.caption_mix, job.seed, job.data)
         if self.settings.coupling == "pairs" and self.latents.noise is None:
             raise InputError(f"objective.coupling is pairs, but {job.data} holds no pairs; draw them first")
         self.model = self._network()
@@ -89,7 +90,7 @@ class FlowObjective:
     def batch(self, step: int, part: slice) -> FlowBatch:
         """Return this process's part of batch `step`."""
         size, seed, latents = self.job.batch_size, self.job.seed, self.latents
-        samples, _ = latents.samples(size, seed, step)
+        samples, epochs = latents.samples(size, seed, step)
         generator = keyed_generator(seed, 2, step)
         data = latents.data[samples]
         noise = torch.randn(data.shape, generator=generator)
@@ -97,7 +98,7 @@ class FlowObjective:
             assert latents.noise is not None
             noise = latents.noise[samples]
         t = sample_timesteps(size, self.settings.time_density, generator)
-        texts = latents.texts(samples, torch.rand(size, 1, generator=generator))
+        texts = latents.texts(samples, epochs)
         kept = torch.rand(size, generator=generator) >= self.settings.caption_dropout
         return FlowBatch(data, noise, t, *latents.embed(texts * kept))[part]
 

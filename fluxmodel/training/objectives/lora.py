@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fluxmodel.data.batches import CaptionedLatents, FlowBatch
-from fluxmodel.data.decode import encode_png
 from fluxmodel.data.caption_mix import DEFAULT_WEIGHTS
+from fluxmodel.data.decode import encode_png
 from fluxmodel.data.latent_cache import EncodedDataset
 from fluxmodel.data.style_images import StyleImages, open_style
 from fluxmodel.encoders.autoencoder import Autoencoder

@@ -219,7 +219,7 @@ def test_flow_shows_captions_in_the_stated_mix(tmp_path):
         ("flow", {"objective": {"text": {"dim": 8}}}, r"model\.vec_in_dim is 16; .* need 8"),
         ("flow", {"model": {"heads": 2}}, r"job for the flow: model\.heads: Extra"),
         ("flow", {"model": {"num_heads": 7}}, r"model\.hidden_size 3072 is not a multiple"),
-        ("flow", {"objective": {"text": {"dim": 16}, "caption_mix": {"alt": 1}}}, "caption_mix names alt"),
+        ("flow", {"objective": {"text": {"dim": 16}, "caption_mix": {"alt": 1}}}, "caption mix names alt"),
         ("flow", {"objective": {"caption_dropout": 1}}, r"objective\.caption_dropout"),
         ("flow", {"objective": {"text": {"dim": 0}}}, r"objective\.text\.dim"),
         ("autoencoder", {"model": {"width": 12}}, r"model\.width"),

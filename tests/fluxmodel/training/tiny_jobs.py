@@ -98,3 +98,30 @@ def tiny_job(kind: str, root: Path, **changes) -> TrainingJob:
         **SETTINGS[kind],
     }
     return TrainingJob.model_validate(fields | changes)
+
+
+def tiny_model(directory):
+    """An untrained model directory whose velocity is not zero."""
+    from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
+    from fluxmodel.encoders.text import WordEncoderConfig
+    from fluxmodel.mmdit.config import MMDiTConfig
+    from fluxmodel.mmdit.transformer import MMDiT
+    from fluxmodel.text_to_image import assemble
+    from fluxmodel.weights import save_mmdit
+
+    torch.manual_seed(0)
+    text = WordEncoderConfig(dim=16)
+    config = MMDiTConfig(
+        in_channels=32, out_channels=32, vec_in_dim=16, context_in_dim=16, hidden_size=32, mlp_ratio=2, num_heads=2,
+        depth=1, depth_single_blocks=1, axes_dim=(4, 6, 6), guidance_embed=False,
+    )  # fmt: skip
+    model = MMDiT(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    for name in ("trained/transformer", "autoencoder", "model"):
+        (directory / name).mkdir(parents=True)
+    save_mmdit(model, directory / "trained" / "transformer")
+    (directory / "trained" / "text_encoder.json").write_text(text.model_dump_json())
+    Autoencoder(AutoencoderConfig(width=16, num_blocks=1)).save(directory / "autoencoder")
+    assemble(directory / "trained", directory / "autoencoder", directory / "model", 32, 8, 2.0)
+    return directory / "model"
