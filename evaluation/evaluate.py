@@ -60,18 +60,20 @@ def evaluate(
     progress: Progress | None = None,
     on_point: Callable[[Point], None] | None = None,
     pipe: Any = None,
+    lora: Path | None = None,
 ) -> EvaluationReport:
     """Judge a model and write the evaluation into the directory `output`.
 
     Args:
         model_dir: what `TextToImage.from_pretrained` reads.
         dataset_dir: the curated dataset.
-        evaluators: directories by name: "dual_encoder", and "detector" where there is one.
+        evaluators: directories by name: "dual_encoder"; "detector" and "style_classifier" where there are any.
         settings: what to measure.
         output: created where missing.
         progress: told (images drawn, images in all, what is being drawn).
         on_point: given each point of the curves as it is finished.
         pipe: the model where it is loaded already; otherwise it is read from `model_dir`.
+        lora: a LoRA to try on the model.
     """
     from fluxmodel.text_to_image import TextToImage
 
@@ -89,7 +91,8 @@ def evaluate(
         )
         headline, chosen_by = headline_point(points)
         further = _further_sets(sampler, instruments, benchmark, headline, points, drawn)
-        straightness = straightness_of(sampler, benchmark.prompts, variants, settings) if variants else None
+        straightness = straightness_of(sampler, benchmark.prompts, variants, settings)
+        adopted = _measure_lora(sampler, lora, evaluators, variants, benchmark, settings, drawn)
     calibration = calibrate(instruments.judge, settings, pipe.autoencoder) if instruments.judge else []
     shared = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings)
     document = {
@@ -99,6 +102,7 @@ def evaluate(
         "metrics": [each.model_dump() for each in headline_metrics(points, headline, further, instruments)],
         "curves": {name: rows for name in CURVES if (rows := [p.row() for p in points if p.curve == name])},
         "straightness": straightness,
+        "lora": adopted,
         "groups": group_rows(headline.measured, further.get("held_out"), settings.seed),
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
         "chance": {"retrieval": instruments.chance(benchmark.prompts)},
@@ -145,6 +149,41 @@ def _further_sets(
         found[name] = instruments.measure(images, prompts, distances=False)
         found[name].place = (at.steps, at.guidance)
     return found
+
+
+def _measure_lora(
+    sampler: Sampler,
+    lora: Path | None,
+    evaluators: dict[str, Path],
+    variants: tuple[str, ...],
+    benchmark: Benchmark,
+    settings: EvaluationSettings,
+    drawn: _Counter,
+) -> dict[str, Any] | None:
+    """Try a LoRA on the base and on the rectified model; None where there is no LoRA."""
+    if lora is None:
+        return None
+    from fluxmodel.encoders.style_classifier import StyleClassifier
+
+    from .style import LoraSettings, measure_lora
+
+    drawn(0, "the LoRA's images")
+    is_rectified = variants[0] == "rectified"
+    return measure_lora(
+        sampler.pipe("base" if is_rectified else ""),
+        sampler.pipe("") if is_rectified else None,
+        lora,
+        StyleClassifier.from_directory(evaluators["style_classifier"]),
+        benchmark.level,
+        LoraSettings(
+            num_prompts=settings.num_lora,
+            seed=settings.seed,
+            base_steps=settings.lora_steps,
+            guidance=settings.guidance,
+            rectified_steps=settings.rectified_steps[:2],
+        ),
+        captions=benchmark.prompts.prompts,
+    )
 
 
 def _num_images(benchmark: Benchmark, where: list[Place]) -> int:

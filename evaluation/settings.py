@@ -32,6 +32,12 @@ class EvaluationSettings(BaseModel):
         ge=0,
         description="Images of further prompts in the other wording, at the headline point.",
     )
+    num_lora: int = Field(
+        default=200,
+        ge=2,
+        description="Prompts a LoRA is measured on, each with and without its trigger word.",
+    )
+    lora_steps: int = Field(default=4, gt=0, description="Guided steps of the base while a LoRA is measured.")
     num_paths: int = Field(
         default=128,
         ge=0,
@@ -83,7 +89,10 @@ class EvaluationJob(BaseModel):
 
     model: Path = Field(description="Directory that `TextToImage.from_pretrained` reads.")
     dataset: Path = Field(description="Directory of the curated dataset.")
-    evaluators: dict[str, Path] = Field(description="Directories by name: dual_encoder, and detector if any.")
+    evaluators: dict[str, Path] = Field(
+        description="Directories by name: dual_encoder; detector and style_classifier if any."
+    )
+    lora: Path | None = Field(default=None, description="Directory of a LoRA to try on the model.")
     settings: EvaluationSettings = Field(default=EvaluationSettings())
     output: Path = Field(description="Where metrics.jsonl and final/ are written.")
     threads: int | None = Field(default=None, ge=1, description="Threads of torch; none leaves it as it is.")

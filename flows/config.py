@@ -20,6 +20,17 @@ class PipelineConfig(BaseModel):
     train_steps: int = Field(default=0, ge=0, description="Optimizer steps of the base model.")
     guidance: float = Field(default=0.0, ge=0, description="Guidance the model is judged at, above 1.")
     num_images: int = Field(default=0, ge=0, description="Images in each point of the evaluation.")
+    captioner: str = Field(
+        default="",
+        description="Directory of a vision-language model that captions instead of the embedded one.",
+    )
+    style: str = Field(
+        default="",
+        description="What the LoRA learns: style:NAME?n=16&seed=0, or a folder of captioned images; none skips it.",
+    )
+    trigger: str = Field(
+        default="", description="Made-up word that asks for a folder's style at the end of a prompt."
+    )
     precision: Precision = Field(
         default="auto",
         description="Of training: fp32, bf16, or auto, which takes bf16 where a probe shows it pays.",

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+from evaluation.gate import GateSettings
 from evaluation.settings import EvaluationSettings
 from flows.config import PipelineConfig
 from fluxmodel.data.curation_rules import CurationRules
-from fluxmodel.training_job import TrainingJob
+from fluxmodel.presets import PRESETS, Preset
+from fluxmodel.training_job import PairSettings, TrainingJob
+from tasks.caption import OwnCaptioner, identify_captioner
 from tasks.curate import DataSource, identify_source
+from tasks.finetune import StyleSource, look_at_style
 from tasks.train import SamplerDefaults
 
 
@@ -17,52 +21,97 @@ class Plan:
     Attributes:
         source: the data.
         rules: what an image must satisfy.
-        parts: training job of each embedded part; without detector where nobody knows the scenes.
+        parts: training job of each embedded part; without detector and captioner where nobody knows the scenes.
+        captioner: a model of the user's that captions; None where the embedded one does, or nobody.
         flow: training job of the base model.
-        sampler: what the model's directory says about sampling.
+        sampler: how the base samples.
+        pairs: the pairs of Reflow.
+        rectify: training job on them.
+        rectified: how the rectified model samples.
+        style: what the LoRA learns; None where there is none.
+        style_classifier: training job of what recognises the style.
+        lora: training job of the LoRA.
         evaluation: how the model is judged.
+        gate: what it takes to be promoted.
         name: registered model.
     """
 
     source: DataSource
     rules: CurationRules
     parts: dict[str, TrainingJob]
+    captioner: OwnCaptioner | None
     flow: TrainingJob
     sampler: SamplerDefaults
+    pairs: PairSettings
+    rectify: TrainingJob
+    rectified: SamplerDefaults
+    style: StyleSource | None
+    style_classifier: TrainingJob
+    lora: TrainingJob
     evaluation: EvaluationSettings
+    gate: GateSettings
     name: str
 
 
 def make_plan(config: PipelineConfig) -> Plan:
     """Return the plan of a configuration.
 
-    The seed is the base model's alone: data and evaluators stay the same, so that models compare.
+    The seed is that of the models: data, captions and evaluators stay the same, so that models compare.
 
     Raises:
         InputError: a value is wrong, or there is no such data.
     """
-    from fluxmodel.presets import PRESETS
-
     config.check()
     preset = PRESETS[config.preset]
     source = identify_source(config.data or preset.data)
-    parts = ["autoencoder", "detector", "dual_encoder"]
+    own = identify_captioner(config.captioner) if config.captioner else None
+    names = ["autoencoder", "detector", "dual_encoder", "captioner"]
     if not source.is_procedural:  # nobody knows what a photograph shows
-        parts.remove("detector")
+        names = ["autoencoder", "dual_encoder"]
+    elif own is not None:
+        names.remove("captioner")
     flow = preset.flow.job("", "", seed=config.seed, precision=config.precision)
     if config.train_steps:
         flow = flow.model_copy(update={"steps": config.train_steps})
+    lora = preset.lora.job("", "", seed=config.seed, precision=config.precision)
+    if config.trigger:
+        lora = lora.model_copy(update={"objective": lora.objective | {"trigger": config.trigger}})
     rules = CurationRules.model_validate(preset.rules)
-    guidance = config.guidance or preset.guidance
+    size, guidance = rules.image_size, config.guidance or preset.guidance
     judged = {"guidance": guidance} | ({"num_images": config.num_images} if config.num_images else {})
     return Plan(
         source=source,
         rules=rules,
-        parts={part: getattr(preset, part).job("", "", precision=config.precision) for part in parts},
+        parts={name: getattr(preset, name).job("", "", precision=config.precision) for name in names},
+        captioner=own,
         flow=flow,
-        sampler=SamplerDefaults(
-            image_size=rules.image_size, num_steps=preset.num_steps, guidance=preset.guidance
-        ),
+        sampler=SamplerDefaults(image_size=size, num_steps=preset.num_steps, guidance=preset.guidance),
+        pairs=preset.pairs,
+        rectify=preset.rectify.job("", "", seed=config.seed, precision=config.precision),
+        rectified=SamplerDefaults(image_size=size, num_steps=1, guidance=1.0),
+        style=_style(config, preset, source),
+        style_classifier=preset.style_classifier.job("", "", precision=config.precision),
+        lora=lora,
         evaluation=EvaluationSettings.model_validate(preset.evaluation | judged),
+        gate=GateSettings(thresholds=preset.evaluation.get("thresholds", {})),
         name=config.model_name,
     )
+
+
+def _style(config: PipelineConfig, preset: Preset, source: DataSource) -> StyleSource | None:
+    """Return what the LoRA learns: as asked for; else, on scenes, the preset's style at the level of the data."""
+    if config.style == "none" or not (config.style or source.is_procedural):
+        return None
+    style = config.style or preset.style
+    if style.startswith("style:") and source.is_procedural:
+        name, _, query = style.partition("?")
+        fields = [field for field in query.split("&") if field and not field.startswith("level=")]
+        style = f"{name}?{'&'.join([f'level={level_of(source.data)}', *fields])}"
+    return look_at_style(style)
+
+
+def level_of(data: str) -> str:
+    """Return the level of a procedural specification."""
+    from fluxmodel.data.procedural import ProceduralSource
+
+    return ProceduralSource.parse(data).level.name

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fluxmodel.training_job import OptimizerSettings, Precision, TrainingJob
+from fluxmodel.training_job import OptimizerSettings, PairSettings, Precision, TrainingJob
 
 
 class TrainingTemplate(BaseModel):
@@ -60,21 +60,27 @@ class Preset(BaseModel):
     dual_encoder: TrainingTemplate
     captioner: TrainingTemplate
     flow: TrainingTemplate
+    pairs: PairSettings = Field(description="The pairs that Reflow learns from.")
+    rectify: TrainingTemplate
     lora: TrainingTemplate
     style_classifier: TrainingTemplate
     style: str = Field(description="The style the LoRA learns unless told otherwise.")
-    num_steps: int = Field(default=8, gt=0, description="Default Euler steps of the registered model.")
-    guidance: float = Field(default=2.0, ge=1, description="Default guidance of the registered model.")
+    num_steps: int = Field(default=8, gt=0, description="Default Euler steps of the base model.")
+    guidance: float = Field(default=2.0, ge=1, description="Default guidance of the base model.")
     evaluation: dict[str, Any] = Field(default_factory=dict, description="Fields of the evaluation settings.")
 
 
+_TEXT = {"dim": 128, "context": 2}
+"""Words that know their neighbours: at 1600 steps short prompts drawn all right went from 0.38 to 0.70."""
+
+
 def _mmdit(hidden_size: int, num_heads: int, depth: int, depth_single_blocks: int) -> dict[str, Any]:
-    """Return an MM-DiT over packed 8-channel latents and 64-wide words, head dimension 32."""
+    """Return an MM-DiT over packed 8-channel latents and the words of `_TEXT`, head dimension 32."""
     return {
         "in_channels": 32,
         "out_channels": 32,
-        "vec_in_dim": 64,
-        "context_in_dim": 64,
+        "vec_in_dim": _TEXT["dim"],
+        "context_in_dim": _TEXT["dim"],
         "hidden_size": hidden_size,
         "num_heads": num_heads,
         "depth": depth,
@@ -82,6 +88,15 @@ def _mmdit(hidden_size: int, num_heads: int, depth: int, depth_single_blocks: in
         "axes_dim": (8, 12, 12),
         "guidance_embed": False,
     }
+
+
+_ON_PAIRS = {
+    "coupling": "pairs",
+    "caption_mix": {"prompt": 1.0},
+    "caption_dropout": 0.0,
+    "time_density": "u_shaped",
+}
+"""Reflow: the student learns the guided teacher's pairs and needs no guidance, hence no empty captions."""
 
 
 DEMO = Preset(
@@ -124,11 +139,24 @@ DEMO = Preset(
     flow=TrainingTemplate(
         kind="flow",
         model=_mmdit(128, 4, 1, 3),
+        objective={"text": _TEXT, "time_density": "uniform"},
         optimizer=OptimizerSettings(learning_rate=3e-3, muon_learning_rate=0.02, decay_fraction=0.6),
         steps=1600,
         batch_size=64,
         world_size=2,
         checkpoint_every=200,
+    ),
+    pairs=PairSettings(num=3000, num_steps=8, guidance=2.0),
+    rectify=TrainingTemplate(
+        kind="flow",
+        objective=_ON_PAIRS,
+        optimizer=OptimizerSettings(
+            learning_rate=1e-3, muon_learning_rate=0.01, warmup_steps=20, decay_fraction=0.6
+        ),
+        steps=400,
+        batch_size=64,
+        ema_decay=0.98,
+        world_size=2,
     ),
     style="style:glow?level=full&n=16&seed=0",
     lora=TrainingTemplate(
@@ -211,8 +239,19 @@ SMOKE = Preset(
     flow=TrainingTemplate(
         kind="flow",
         model=_mmdit(64, 2, 1, 1),
+        objective={"text": _TEXT},
         optimizer=OptimizerSettings(learning_rate=3e-3, muon_learning_rate=0.02),
         steps=40,
+        batch_size=32,
+        world_size=2,
+        checkpoint_every=10,
+    ),
+    pairs=PairSettings(num=64, num_steps=2),
+    rectify=TrainingTemplate(
+        kind="flow",
+        objective=_ON_PAIRS,
+        optimizer=OptimizerSettings(learning_rate=1e-3, muon_learning_rate=0.01),
+        steps=20,
         batch_size=32,
         world_size=2,
         checkpoint_every=10,
@@ -228,7 +267,17 @@ SMOKE = Preset(
         checkpoint_every=5,
     ),
     num_steps=2,
-    evaluation={"num_images": 64, "num_held_out": 32, "steps": (1, 2), "guidance": 2.0},
+    evaluation={
+        "num_images": 64,
+        "num_held_out": 32,
+        "num_detailed": 32,
+        "num_lora": 16,
+        "num_paths": 16,
+        "num_calibration": 20,
+        "steps": (1, 2),
+        "rectified_steps": (1, 2),
+        "guidance": 2.0,
+    },
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, SMOKE)}

@@ -73,10 +73,6 @@ class PairSettings(BaseModel):
     num: int = Field(default=3000, gt=0, description="Pairs.")
     num_steps: int = Field(default=8, gt=0, description="Euler steps of the teacher.")
     guidance: float = Field(default=2.0, ge=1, description="Guidance of the teacher; the student needs none.")
-    caption_mix: dict[str, float] = Field(
-        default={"detailed": 0.5, "short": 0.5, "given": 1.0},
-        description="Relative weight of each kind of caption.",
-    )
     batch_size: int = Field(default=250, gt=0, description="Images sampled together; fixes rounding.")
     workers: int = Field(default=1, gt=0, description="Processes that share the work; change no bit.")
 

@@ -11,15 +11,18 @@ ENCODE = Stage("encode", kind="latents", modules=("tasks.encode", "fluxmodel.dat
 
 
 @task(**ENCODE.options(), task_run_name="encode")
-def encode(context: RunContext, dataset: ArtifactRef, autoencoder: ArtifactRef) -> ArtifactRef:
-    """Encode each image of the training split with the autoencoder."""
-    return ENCODE.run(context, _encode, dataset=dataset, autoencoder=autoencoder)
+def encode(
+    context: RunContext, dataset: ArtifactRef, captions: ArtifactRef, autoencoder: ArtifactRef
+) -> ArtifactRef:
+    """Encode each image of the training split with the autoencoder, beside the captions it may be learned by."""
+    return ENCODE.run(context, _encode, dataset=dataset, captions=captions, autoencoder=autoencoder)
 
 
-def _encode(run: StageRun, dataset: ArtifactRef, autoencoder: ArtifactRef) -> Outcome:
+def _encode(run: StageRun, dataset: ArtifactRef, captions: ArtifactRef, autoencoder: ArtifactRef) -> Outcome:
     final = run.call(
         "fluxmodel.data.latent_cache:encode_dataset",
         dataset=str(run.path(dataset)),
+        captions=str(run.path(captions)),
         autoencoder=str(run.path(autoencoder)),
     )
     figures = numbers(read_json(final / "config.json"))

@@ -21,27 +21,28 @@ def evaluate(
     dual_encoder: ArtifactRef,
     settings: EvaluationSettings,
     detector: ArtifactRef | None = None,
+    lora: ArtifactRef | None = None,
+    style_classifier: ArtifactRef | None = None,
 ) -> ArtifactRef:
-    """Draw images from prompts, seen and unseen, and measure them."""
-    inputs = {"model": model, "dataset": dataset, "dual_encoder": dual_encoder, "detector": detector}
+    """Draw images from prompts, seen and unseen, and measure them; try the LoRA where there is one."""
+    evaluators = {"dual_encoder": dual_encoder, "detector": detector, "style_classifier": style_classifier}
+    inputs = {"model": model, "lora": lora, "dataset": dataset, **evaluators}
     return EVALUATE.run(context, _evaluate, **inputs, settings=settings)
 
 
 def _evaluate(
     run: StageRun,
     model: ArtifactRef,
+    lora: ArtifactRef | None,
     dataset: ArtifactRef,
-    dual_encoder: ArtifactRef,
-    detector: ArtifactRef | None,
     settings: EvaluationSettings,
+    **evaluators: ArtifactRef | None,
 ) -> Outcome:
-    evaluators = {"dual_encoder": str(run.path(dual_encoder))}
-    if detector is not None:
-        evaluators["detector"] = str(run.path(detector))
     job = {
         "model": str(run.path(model)),
         "dataset": str(run.path(dataset)),
-        "evaluators": evaluators,
+        "evaluators": {name: str(run.path(ref)) for name, ref in evaluators.items() if ref is not None},
+        "lora": str(run.path(lora)) if lora is not None else None,
         "settings": settings.model_dump(mode="json"),
         "output": str(run.output),
         "threads": run.threads,
@@ -60,4 +61,9 @@ def read_evaluation(directory: Path) -> dict[str, float]:
     for curve, rows in report.get("curves", {}).items():
         for row in rows:
             found |= {f"{curve}.{name}.{row['steps']}": v for name, v in row.items() if name != "steps"}
+    for row in (report.get("straightness") or {}).get("rows", []):
+        for name in ("straightness_error", "path_length"):
+            found[f"{row['curve']}.{name}"] = row[name]["value"]
+    for entry in (report.get("lora") or {}).get("metrics", []):
+        found[f"lora/{entry['name']}"] = entry.get("value")
     return numbers(found)

@@ -6,16 +6,16 @@ The directory reads as an encoded dataset that also knows each latent's noise, a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from fluxmodel.data.caption_mix import DEFAULT_WEIGHTS, CaptionMix
 from fluxmodel.data.latent_cache import EncodedDataset
-from fluxmodel.errors import InputError
 from fluxmodel.progress import Progress, silent
-from fluxmodel.randomness import keyed_generator
+from fluxmodel.randomness import epoch_batch
 from fluxmodel.sampling import Request, SamplingPool
 from fluxmodel.training_job import PairSettings
 
@@ -46,7 +46,8 @@ def draw_pairs(
         Figures of the pairs: their number, and mean and standard deviation of the latents.
     """
     output = Path(output)
-    prompts = choose_prompts(EncodedDataset.from_directory(latents).captions, settings, seed, str(latents))
+    encoded = EncodedDataset.from_directory(latents)
+    prompts = choose_prompts(encoded.captions, encoded.ids, settings.num, seed)
     first = PAIR_SEED_OFFSET + seed * settings.num
     seeds = list(range(first, first + settings.num))
     request = Request(prompts, seeds, settings.num_steps, settings.guidance, latents=True)
@@ -74,26 +75,13 @@ def draw_pairs(
 
 
 def choose_prompts(
-    captions: list[dict[str, str]], settings: PairSettings, seed: int, where: str
+    captions: Sequence[Mapping[str, str]], ids: Sequence[str], num: int, seed: int
 ) -> list[str]:
-    """Return a caption for each pair, of samples in a random order that starts over when all were taken."""
-    kinds = {k: w for k, w in settings.caption_mix.items() if w > 0}
-    generator = keyed_generator(seed, 4)
-    orders = [
-        torch.randperm(len(captions), generator=generator) for _ in range(-(-settings.num // len(captions)))
-    ]
-    picks = torch.rand(settings.num, generator=generator).tolist()
-    chosen = []
-    for sample, pick in zip(torch.cat(orders).tolist(), picks, strict=False):
-        chosen.append(_pick(captions[sample], kinds, pick, where))
-    return chosen
+    """Return a caption for each pair by the mix policy, each sample once before any comes again.
 
-
-def _pick(own: dict[str, str], kinds: dict[str, float], pick: float, where: str) -> str:
-    weights = {kind: weight for kind, weight in kinds.items() if kind in own}
-    if not weights:
-        raise InputError(f"an image of {where} has no caption of the kinds {', '.join(kinds)}: caption it")
-    kind = list(weights)[
-        np.searchsorted(np.cumsum(list(weights.values())), pick * sum(weights.values()), "right")
-    ]
-    return own[kind]
+    Raises:
+        InputError: a sample has no caption.
+    """
+    table = CaptionMix(DEFAULT_WEIGHTS).table(captions, ids, seed)
+    samples, epochs = epoch_batch(len(captions), num, seed, 0)
+    return [table.texts[number] for number in table.choose(samples, epochs).tolist()]

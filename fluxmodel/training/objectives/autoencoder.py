@@ -27,10 +27,11 @@ class AutoencoderSettings(BaseModel):
     num_images: int = Field(default=20_000, gt=0, description="Images learned from.")
     num_validation: int = Field(default=500, gt=0, description="Images judged on.")
     varied_share: float = Field(
-        default=0.2,
+        default=0.0,
         ge=0,
         lt=1,
-        description="Share of drawn scenes in random looks; folders are taken as they are.",
+        description="Share of drawn scenes in random looks: 0.2 draws unseen grounds at 34 dB instead of 17, and "
+        "plain scenes at 35.0 dB instead of 37.2.",
     )
     latent_noise: float = Field(
         default=0.05,
