@@ -42,7 +42,7 @@ class Style:
 PLAIN = Style("plain")
 """The scenes as they are."""
 STYLES: dict[str, Style] = {
-    "glow": Style("glow", "glowline", (10, 66, 78), rim=0.55, width=1.3, softness=2.5),
+    "glow": Style("glow", "glowline", (18, 18, 20), rim=0.6, width=1.5, softness=2.5),
 }
 """Styles the embedded renderer knows, by name."""
 

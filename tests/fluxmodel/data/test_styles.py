@@ -73,5 +73,5 @@ def test_a_wrong_style_is_refused(source, says):
 def test_only_the_share_of_a_pool_is_varied():
     pool = draw_pool(ProceduralSource.parse("procedural:shapes?level=full"), 40, 0, False)
     varied = vary_looks(pool, 0.5, 0)
-    assert (varied.pixels[:20] != pool.pixels[:20]).any((1, 2, 3)).all()
-    np.testing.assert_array_equal(varied.pixels[20:], pool.pixels[20:])
+    assert (varied.pixels[20:] != pool.pixels[20:]).any((1, 2, 3)).all()
+    np.testing.assert_array_equal(varied.pixels[:20], pool.pixels[:20])
