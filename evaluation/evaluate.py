@@ -107,14 +107,26 @@ def evaluate(
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
         "chance": {"retrieval": instruments.chance(benchmark.prompts)},
         "judge": {"name": instruments.judge.name if instruments.judge else None, "calibration": calibration},
+        **_circumstances(instruments, evaluators, dataset, settings),
+    }  # fmt: skip
+    document["cost"] = _cost(started, drawn.total)
+    return _write(output, _finite(document), points, headline, further, benchmark, dataset.record)
+
+
+def _circumstances(
+    instruments: Instruments,
+    evaluators: dict[str, Path],
+    dataset: CuratedDataset,
+    settings: EvaluationSettings,
+) -> dict[str, Any]:
+    """What was judged with, and on what."""
+    return {
         "evaluators": {name: card_of(directory) for name, directory in evaluators.items()},
         "skipped": instruments.skipped,
         "settings": settings.model_dump(mode="json"),
         "data": str(dataset.record.get("data", "")),
         "thresholds": settings.thresholds,
-    }  # fmt: skip
-    document["cost"] = _cost(started, drawn.total)
-    return _write(output, _finite(document), points, headline, further, benchmark, dataset.record)
+    }
 
 
 def variants_of(pipe: Any) -> tuple[str, ...]:
@@ -236,7 +248,7 @@ def _write(
     curation: dict[str, Any],
 ) -> EvaluationReport:
     from .charts import save_curves
-    from .grids import save_grids
+    from .grids import save_grids, save_story_grids
     from .report import write_report
     from .rows import write_rows
 
@@ -246,6 +258,7 @@ def _write(
         output, points, headline, further.get("held_out"), benchmark, document["settings"]["grid_size"]
     )
     save_curves(output / "curves.png", document)
+    save_story_grids(output, document)
     (output / "evaluation.json").write_text(
         json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8"
     )

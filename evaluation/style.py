@@ -7,10 +7,9 @@ A trained classifier says whether an image wears the style; the scene judge read
 from __future__ import annotations
 
 import base64
-import copy
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from fluxmodel.data.style_images import styled_caption, without_ground
 from fluxmodel.data.styles import STYLES
 from fluxmodel.encoders.style_classifier import StyleClassifier
 from fluxmodel.text_to_image import TextToImage
-from fluxmodel.weights import load_lora
 
 from .identity import digest_of
 from .prompts import draw_scenes
@@ -143,9 +141,7 @@ def _samplings(
 
 def draw_four(sampling: Sampling, asked: Asked, lora: str | Path, scale: float) -> dict[str, Tensor]:
     """Return images by what was done: plain or triggered prompts, LoRA off or on; the same noise in all."""
-    merged = replace(
-        sampling.pipe, transformer=load_lora(copy.deepcopy(sampling.pipe.transformer), lora, scale)
-    )
+    merged = sampling.pipe.with_lora(lora, scale)
     how: dict[str, Any] = {
         "num_steps": sampling.num_steps,
         "guidance": sampling.guidance,

@@ -53,7 +53,7 @@ def run_command(arguments: list[str]) -> int:
 
 @app.command
 def run(*, config: Annotated[PipelineConfig, Parameter(name="*")] = _DEFAULT, as_json: _Json = False) -> int:
-    """Run the whole chain: prepare, curate, encode, train, evaluate, register.
+    """Run the whole chain: prepare, curate, caption, encode, train, rectify, finetune, evaluate, gate, register.
 
     Args:
         config: what to run.
@@ -78,15 +78,19 @@ def generate(
     ] = "",
     steps: Annotated[int, Parameter(help="Solver steps; 0 is the model's default.")] = 0,
     guidance: Annotated[float, Parameter(help="Guidance; 1 is unguided, 0 the model's default.")] = 0.0,
+    variant: Annotated[str, Parameter(help="base or rectified; default what the model is made for.")] = "",
+    lora: Annotated[str, Parameter(help="One of the model's LoRAs by name, or the directory of one.")] = "",
+    lora_scale: Annotated[float, Parameter(help="How strongly the LoRA acts.")] = 1.0,
     seed: Annotated[int, Parameter(help="Seed of the first image; the next ones count up.")] = 0,
     out: Annotated[Path, Parameter(help="Folder for the PNG files.")] = Path("."),
     as_json: _Json = False,
 ) -> int:
     """Draw images from prompts with a registered model."""
     from flows.versions import open_registry
-    from tasks.generate import draw
+    from tasks.generate import Drawing, draw
 
-    images = draw(open_registry(), prompts, model, steps, guidance, seed, out)
+    how = Drawing(model, variant, lora, lora_scale, steps, guidance, seed)
+    images = draw(open_registry(), prompts, how, out)
     if as_json:
         print(json.dumps({"images": [asdict(image) for image in images]}))
     else:

@@ -5,14 +5,16 @@ transformer/        config.json, model.safetensors (original FLUX.1 names)
 transformer_NAME/   another variant on the same encoders: in a rectified model, the base it came from
 autoencoder/        config.json, model.safetensors
 text_encoder/       config.json
+loras/NAME/         adapter_model.safetensors, adapter_config.json and lora.json of a LoRA made for it
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,7 +34,7 @@ from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
 from fluxmodel.pixels import to_pixels
 from fluxmodel.randomness import image_noise
-from fluxmodel.weights import load_mmdit
+from fluxmodel.weights import load_lora, load_mmdit
 
 INDEX = "model_index.json"
 
@@ -157,6 +159,14 @@ class TextToImage:
                     f"but the parts beside it need {width}; assemble it from parts of one run"
                 )
         return cls(index, transformer, autoencoder, WordEncoder(text))
+
+    def with_lora(self, directory: str | Path, scale: float = 1.0) -> TextToImage:
+        """Return this model with a LoRA merged into its network; this one stays as it is.
+
+        Raises:
+            InputError: the directory holds no LoRA, or one of another network.
+        """
+        return replace(self, transformer=load_lora(copy.deepcopy(self.transformer), directory, scale))
 
     def __call__(
         self,

@@ -17,22 +17,46 @@ class DrawnImage:
     seed: int
 
 
-def draw(
-    home: Home, prompts: list[str], model: str, steps: int, guidance: float, seed: int, out: Path
-) -> list[DrawnImage]:
-    """Write one PNG a prompt below `out`; `model` is a registered NAME, NAME@VERSION or a directory.
+@dataclass(frozen=True)
+class Drawing:
+    """How to draw.
+
+    Attributes:
+        model: a registered NAME, NAME@VERSION or a directory; empty is the newest name.
+        variant: of the model; empty is its default, the rectified one where there is one.
+        lora: name of one of the model's LoRAs, or a directory with one; empty draws without.
+        lora_scale: how strongly it acts.
+        steps: solver steps; 0 is the variant's default.
+        guidance: 1 is unguided; 0 the variant's default.
+        seed: of the first image.
+    """
+
+    model: str = ""
+    variant: str = ""
+    lora: str = ""
+    lora_scale: float = 1.0
+    steps: int = 0
+    guidance: float = 0.0
+    seed: int = 0
+
+
+def draw(home: Home, prompts: list[str], how: Drawing, out: Path) -> list[DrawnImage]:
+    """Write one PNG a prompt below `out`.
 
     Raises:
-        InputError: no such model, or a value out of its range.
+        InputError: no such model, variant or LoRA, or a value out of its range.
     """
-    for name, value in (("steps", steps), ("guidance", guidance), ("seed", seed)):
+    for name, value in (("steps", how.steps), ("guidance", how.guidance), ("seed", how.seed)):
         if value < 0:
             raise InputError(f"--{name} is {value}; give 0 or more.")
-    directory = find_model(home, model)
+    directory = find_model(home, how.model)
     from fluxmodel.text_to_image import TextToImage
 
-    pipe = TextToImage.from_pretrained(directory)
-    images = pipe(prompts, num_steps=steps or None, guidance=guidance or None, seed=seed)
+    pipe = TextToImage.from_pretrained(directory, how.variant)
+    if how.lora:
+        pipe = pipe.with_lora(find_lora(directory, how.lora), how.lora_scale)
+    seed = how.seed
+    images = pipe(prompts, num_steps=how.steps or None, guidance=how.guidance or None, seed=seed)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,6 +87,22 @@ def find_model(home: Home, model: str) -> Path:
         name, _, which = model.partition("@")
         found = registry.find_version(home, name or registry.newest_model_name(home), which)
         return registry.model_directory(home, found)
+
+
+def find_lora(model: Path, lora: str) -> Path:
+    """Return the directory of a LoRA: one of the model's by name, or any by path.
+
+    Raises:
+        InputError: there is none.
+    """
+    own = model / "loras" / lora
+    if own.is_dir():
+        return own
+    if Path(lora).is_dir():
+        return Path(lora)
+    names = sorted(place.name for place in (model / "loras").glob("*"))
+    said = f"this model has {', '.join(names)}" if names else "this model has none"
+    raise InputError(f"--lora {lora}: {said}; name one of its LoRAs, or the directory of another.")
 
 
 def _slug(prompt: str) -> str:

@@ -17,23 +17,46 @@ def folder(tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_makes_a_plan(preset):
     plan = make_plan(PipelineConfig(preset=preset))
-    assert set(plan.parts) == {"autoencoder", "detector", "dual_encoder"}
+    assert set(plan.parts) == {"autoencoder", "detector", "dual_encoder", "captioner"}
     assert plan.name == f"fluxline-{preset}"
+    assert plan.rectify.objective["coupling"] == "pairs"
+    assert plan.gate.thresholds == plan.evaluation.thresholds
 
 
 def test_the_precision_asked_for_reaches_every_training_job():
     plan = make_plan(PipelineConfig(precision="fp32"))
-    assert {job.precision for job in [plan.flow, *plan.parts.values()]} == {"fp32"}
+    jobs = [plan.flow, plan.rectify, plan.lora, plan.style_classifier, *plan.parts.values()]
+    assert {job.precision for job in jobs} == {"fp32"}
 
 
-def test_the_seed_is_the_base_models_alone_so_that_judges_stay_the_same():
+def test_the_seed_is_the_models_alone_so_that_judges_stay_the_same():
     plan = make_plan(PipelineConfig(seed=7))
-    assert plan.flow.seed == 7
-    assert {job.seed for job in plan.parts.values()} == {0}
+    assert {plan.flow.seed, plan.rectify.seed, plan.lora.seed} == {7}
+    assert {job.seed for job in [plan.style_classifier, *plan.parts.values()]} == {0}
 
 
 def test_a_folder_has_no_detector_since_nobody_knows_its_scenes(folder):
-    assert set(make_plan(PipelineConfig(data=folder)).parts) == {"autoencoder", "dual_encoder"}
+    plan = make_plan(PipelineConfig(data=folder))
+    assert set(plan.parts) == {"autoencoder", "dual_encoder"}
+    assert plan.style is None  # nobody said which
+
+
+def test_the_style_is_drawn_at_the_level_of_the_data():
+    plan = make_plan(PipelineConfig(data="procedural:shapes?level=lite&n=50&seed=0"))
+    assert plan.style is not None
+    assert "level=lite" in plan.style.source
+    assert "level=full" not in plan.style.source
+
+
+def test_a_style_can_be_left_out():
+    assert make_plan(PipelineConfig(style="none")).style is None
+
+
+def test_a_folder_of_styled_images_has_a_fingerprint_and_its_trigger_word(folder):
+    plan = make_plan(PipelineConfig(style=folder, trigger="catling"))
+    assert plan.style is not None
+    assert plan.style.fingerprint
+    assert plan.lora.objective["trigger"] == "catling"
 
 
 def test_another_guidance_changes_the_evaluation_alone_so_that_nothing_is_trained_again():
@@ -43,7 +66,13 @@ def test_another_guidance_changes_the_evaluation_alone_so_that_nothing_is_traine
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"), [({"preset": "huge"}, "preset is 'huge'"), ({"guidance": 0.5}, "guidance is 0.5")]
+    ("fields", "named"),
+    [
+        ({"preset": "huge"}, "preset is 'huge'"),
+        ({"guidance": 0.5}, "guidance is 0.5"),
+        ({"style": "style:unheard_of"}, "unheard_of"),
+        ({"captioner": "nowhere"}, "nowhere"),
+    ],
 )
 def test_a_wrong_value_is_named(fields, named):
     with pytest.raises(InputError, match=named):
