@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,17 @@ TITLES = {
     "kid": "Kernel distance (KID)",
 }
 _PREFERRED = ("attr_acc", "all_correct", "fd", "clip", "retrieval", "kid")
-_INK, _FAINT, _LINE = "#22262a", "#7b848c", "#e3e6e8"
-_STYLE: dict[Any, Any] = {
+INK, FAINT, LINE = "#22262a", "#7b848c", "#e3e6e8"
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
     "svg.fonttype": "path",
     "svg.hashsalt": "fluxline",
-    "axes.edgecolor": _LINE,
-    "text.color": _INK,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
+    "axes.edgecolor": LINE,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
 }
 
 
@@ -38,13 +39,20 @@ def measured_metrics(document: dict[str, Any], most: int = 4) -> list[str]:
     return [name for name in _PREFERRED if any(row.get(name) is not None for row in rows)][:most]
 
 
+def labels(document: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the curves: where there is a rectified network, the base's say that they are the base's."""
+    if "rectified" not in document["curves"]:
+        return LABELS
+    return {**LABELS, "base_unguided": "base, unguided", "base_guided": "base, guided"}
+
+
 def save_curves(path: Path, document: dict[str, Any]) -> None:
     """Write the panels side by side, two in a row, as one PNG."""
     import matplotlib
 
     names = measured_metrics(document)
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(9.6, 3.5 * ((len(names) + 1) // 2))
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(9.6, 3.5 * ((len(names) + 1) // 2))
         for number, name in enumerate(names):
             _draw(figure.add_subplot((len(names) + 1) // 2, 2, number + 1), document, name)
         figure.tight_layout(pad=1.6, h_pad=2.4)
@@ -55,8 +63,8 @@ def panel_svg(document: dict[str, Any], name: str) -> str:
     """One panel as an inline SVG element without any outside reference."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(5.0, 3.1)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.0, 3.1)
         _draw(figure.add_subplot(), document, name)
         figure.tight_layout(pad=0.6)
         buffer = io.StringIO()
@@ -64,7 +72,7 @@ def panel_svg(document: dict[str, Any], name: str) -> str:
     return _inline(buffer.getvalue(), TITLES[name], name)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """A figure of its own, never of pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -77,7 +85,7 @@ def _figure(width: float, height: float) -> Any:
 def _draw(axes: Any, document: dict[str, Any], name: str) -> None:
     ticks = sorted({row["steps"] for curve in document["curves"].values() for row in curve})
     place = {steps: number for number, steps in enumerate(ticks)}
-    ends = []
+    ends, names = [], labels(document)
     for curve, rows in document["curves"].items():
         rows = [row for row in rows if row.get(name) is not None]
         if not rows:
@@ -85,7 +93,7 @@ def _draw(axes: Any, document: dict[str, Any], name: str) -> None:
         x, y, color = (
             [place[row["steps"]] for row in rows],
             [row[name] for row in rows],
-            COLORS.get(curve, _INK),
+            COLORS.get(curve, INK),
         )
         bands = [row.get(f"{name}_ci") or [None, None] for row in rows]
         if all(low is not None and high is not None for low, high in bands):
@@ -93,7 +101,7 @@ def _draw(axes: Any, document: dict[str, Any], name: str) -> None:
                 x, [b[0] for b in bands], [b[1] for b in bands], color=color, alpha=0.15, linewidth=0
             )
         axes.plot(x, y, color=color, linewidth=2, marker="o", markersize=5, clip_on=False, zorder=3)
-        ends.append((y[-1], LABELS.get(curve, curve), color, x[-1]))
+        ends.append((y[-1], names.get(curve, curve), color, x[-1]))
     _finish(axes, name, ticks, ends)
 
 
@@ -106,21 +114,40 @@ def _finish(axes: Any, name: str, ticks: list[int], ends: list[tuple[float, str,
     elif name == "fd":
         axes.set_ylim(bottom=0)
     bottom, top = axes.get_ylim()
-    heights: list[float] = []
-    for y, label, color, x in sorted(ends):
-        height = max(y, heights[-1] + 0.09 * (top - bottom)) if heights else y
-        heights.append(height)
+    last = len(ticks) - 1
+    heights = apart([end[0] for end in sorted(ends)], 0.09 * (top - bottom))
+    for (y, label, color, x), height in zip(sorted(ends), heights, strict=True):
+        if x < last:
+            axes.plot([x, last], [y, y], color=color, linewidth=1, linestyle=(0, (1, 3)), zorder=2)
         axes.annotate(
-            label, (x, height), (9, 0), textcoords="offset points", va="center", color=color, fontsize=10
+            label, (last, height), (9, 0), textcoords="offset points", va="center", color=color, fontsize=10
         )
     axes.set_title(TITLES[name], loc="left", fontsize=11.5, fontweight="bold", pad=10)
     axes.set_xticks(range(len(ticks)), [str(each) for each in ticks])
-    axes.set_xlabel("steps", color=_FAINT)
+    axes.set_xlabel("steps", color=FAINT)
     axes.set_xlim(-0.15, len(ticks) - 1 + max(0.1, 0.28 * (len(ticks) - 1)))
-    axes.grid(axis="y", color=_LINE, linewidth=0.8)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.tick_params(length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
+
+
+def apart(heights: list[float], least: float) -> list[float]:
+    """Spread rising heights to a least distance, each cluster about its middle."""
+    clusters: list[list[float]] = []
+    for height in heights:
+        clusters.append([height])
+        while len(clusters) > 1:
+            below, above = clusters[-2], clusters[-1]
+            half = (len(below) + len(above) - 2) / 2 * least
+            if sum(above) / len(above) - sum(below) / len(below) >= half + least:
+                break
+            clusters[-2:] = [below + above]
+    return [
+        sum(each) / len(each) + (number - (len(each) - 1) / 2) * least
+        for each in clusters
+        for number in range(len(each))
+    ]
 
 
 def _inline(svg: str, title: str, name: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .curves import Point
 from .instruments import Measured
 from .prompts import Benchmark
+from .report_numbers import lora_samplings
 from .verdicts import describe
 
 _CELL, _PAD, _FONT_SIZE, _LINES = 192, 18, 15, 4
@@ -29,11 +30,15 @@ def save_grids(
     benchmark: Benchmark,
     grid_size: int,
 ) -> None:
-    """Write grid.png, held_out.png, steps.png, real.png and the report's gallery.json."""
+    """Write grid.png, held_out.png, steps.png, base.png (where another network speaks) and gallery.json."""
     measured = headline.measured
     count = min(grid_size, len(measured.asked))
     gallery: dict[str, Any] = {"samples": _tiles(measured, count)}
     draw_grid(gallery["samples"], 6).save(output / "grid.png")
+    teacher = _teacher(points, headline)
+    if teacher is not None:
+        gallery["base"] = _tiles(teacher.measured, count)
+        draw_grid(gallery["base"], 6).save(output / "base.png")
     if held_out is not None:
         gallery["held_out"] = _tiles(held_out, min(12, len(held_out.asked)))
         draw_grid(gallery["held_out"], 6).save(output / "held_out.png")
@@ -44,6 +49,12 @@ def save_grids(
     draw_steps(gallery["steps"]).save(output / "steps.png")
     text = json.dumps(gallery, ensure_ascii=False)
     (output / "gallery.json").write_text(text, encoding="utf-8")
+
+
+def _teacher(points: list[Point], headline: Point) -> Point | None:
+    """The base's guided point with most steps, where the headline is another network's."""
+    guided = [point for point in points if point.curve == "base_guided"]
+    return max(guided, key=lambda point: point.steps) if guided and headline.curve == "rectified" else None
 
 
 def _tiles(measured: Measured, count: int) -> list[dict[str, Any]]:
@@ -114,20 +125,42 @@ def draw_steps(steps: dict[str, Any]) -> Image.Image:
     """One row a prompt, one column a point of the curves."""
     font, cell, pad, label = _font(14), 112, 10, 190
     columns, prompts = steps["columns"], steps["prompts"]
+    names = {"base_unguided": "unguided", "base_guided": "guided"}
     canvas = Image.new(
         "RGB", (label + len(columns) * (cell + pad) + pad, 46 + len(prompts) * (cell + pad)), "white"
     )
     pen = ImageDraw.Draw(canvas)
     for number, column in enumerate(columns):
         x = label + number * (cell + pad)
-        said = "guided" if "unguided" not in column["curve"] else "unguided"
-        pen.text((x, 8), f"{said}, {column['steps']}", fill=_INK, font=font)
+        said = column.get("label") or f"{names.get(column['curve'], column['curve'])}, {column['steps']}"
+        pen.text((x, 8), said, fill=_INK, font=font)
         for row, png in enumerate(column["pngs"]):
             canvas.paste(_enlarged(png, cell), (x, 36 + row * (cell + pad)))
     for row, prompt in enumerate(prompts):
         for line, text in enumerate(_wrap(prompt, font, label - 24)[:5]):
             pen.text((pad, 40 + row * (cell + pad) + line * 20), text, fill=_INK, font=font)
     return canvas
+
+
+def save_story_grids(output: Path, document: dict[str, Any]) -> None:
+    """Write paths.png where ways were drawn, and lora.png where a LoRA was measured."""
+    from .path_drawing import save_paths
+
+    save_paths(output / "paths.png", document.get("straightness"))
+    if document.get("lora"):
+        draw_lora(document["lora"]["tiles"]).save(output / "lora.png")
+
+
+def draw_lora(tiles: dict[str, list[dict[str, str]]], count: int = 6) -> Image.Image:
+    """One row a prompt: the base and the rectified model without the LoRA, with it, and with its trigger word."""
+    shown = lora_samplings(tiles)
+    how = (("plain_off", ""), ("plain_on", "with LoRA"), ("triggered_on", "and trigger"))
+    columns = [
+        {"label": label or name.replace("_", ", "), "pngs": [tile[key] for tile in tiles[name][:count]]}
+        for name in shown
+        for key, label in how
+    ]
+    return draw_steps({"prompts": [tile["prompt"] for tile in tiles[shown[0]][:count]], "columns": columns})
 
 
 def _enlarged(png: str, side: int) -> Image.Image:

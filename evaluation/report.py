@@ -1,16 +1,28 @@
-"""The report of a run as one self-contained page: no script, no font, no image from elsewhere."""
+"""The report of a run as one self-contained page that tells it in order: no script, no font, no outside image."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from . import report_evidence as evidence
 from . import report_story as story
+from .closing import closing_figures
 from .page import page
-from .report_numbers import at_n, percent_with_interval
+from .report_captions import captions as captions_chapter
+from .report_gate import verdict as verdict_chapter
+from .report_lora import lora as lora_chapter
+from .report_steps import few_steps
+from .report_straightening import straightening
+
+__all__ = ["closing_figures", "write_report"]
+
+Source = Mapping[str, Any] | Path | None
+"""The content of a JSON file, or the directory that holds it under its usual name; None where there is none."""
 
 
 def write_report(
@@ -20,8 +32,13 @@ def write_report(
     curation: Mapping[str, Any] | None = None,
     stages: Sequence[Mapping[str, Any]] = (),
     facts: Mapping[str, str] | None = None,
+    *,
+    captions: Source = None,
+    decision: Source = None,
+    lora: Source = None,
+    registration: Source = None,
 ) -> Path:
-    """Write the page of an evaluation, and return its path.
+    """Write the page of an evaluation, and return its path; a chapter whose data are missing is left out.
 
     Args:
         evaluation_dir: what `evaluate` wrote.
@@ -30,64 +47,50 @@ def write_report(
         curation: content of curation.json, for the data funnel.
         stages: what each stage of the run cost and gave: name, seconds, reused, gave.
         facts: further lines for the closing section, such as the model version or where to look.
+        captions: the captions artifact (captions.json).
+        decision: the gate's artifact (decision.json).
+        lora: the LoRA's artifact (story.json), for the images it was trained on.
+        registration: the registration's artifact (registration.json).
     """
     evaluation_dir = Path(evaluation_dir)
     document = json.loads((evaluation_dir / "evaluation.json").read_text(encoding="utf-8"))
     gallery = json.loads((evaluation_dir / "gallery.json").read_text(encoding="utf-8"))
+    if gallery.get("lora") and document.get("lora"):
+        document["lora"] = {**document["lora"], "tiles": gallery["lora"]}
+    said, decided = _read(captions, "captions.json"), _read(decision, "decision.json")
     heading = title or story.default_title(document)
-    body = [
-        story.opening(document, heading),
-        story.headline(document),
-        story.gallery(document, gallery),
-        story.held_out(document, gallery),
-        story.curves(document, gallery),
+    chapters = [
+        evidence.funnel(curation),
+        captions_chapter(said),
+        story.base_model(document, gallery),
+        straightening(document),
+        few_steps(document, gallery),
+        story.other_prompts(document, gallery),
+        lora_chapter(document, _read(lora, "story.json")),
+        verdict_chapter(decided, _read(registration, "registration.json")),
         evidence.groups(document),
         evidence.baselines(document),
         evidence.judge(document),
-        evidence.funnel(curation),
         evidence.stages(stages),
         evidence.identity(document, facts or {}),
     ]
+    summary = story.summary(document, said, decided)
+    body = [story.opening(document, heading, summary), _contents(chapters), *chapters]
     path = Path(path)
     path.write_text(page(heading, "\n".join(part for part in body if part)), encoding="utf-8")
     return path
 
 
-def closing_figures(evaluation: Mapping[str, Any] | Path) -> dict[str, str]:
-    """The few figures the command closes with, in words, best first; a document or the path of evaluation.json."""
-    if isinstance(evaluation, Path):
-        path = evaluation / "evaluation.json" if evaluation.is_dir() else evaluation
-        evaluation = cast(Mapping[str, Any], json.loads(path.read_text(encoding="utf-8")))
-    found = {each["name"]: each for each in evaluation["metrics"]}
-    head = evaluation["headline"]
-    how = "unguided" if head["guidance"] == 1 else f"guidance {head['guidance']:g}"
-    figures = {"point": f"{head['steps']} step{'s' if head['steps'] > 1 else ''}, {how}"}
-    shown = {
-        "attr_acc": "attributes right",
-        "all_correct": "images all correct",
-        "held_out/attr_acc": "held-out attributes right",
-        "held_out/all_correct": "held-out images all correct",
-        "undecided": "judge undecided",
-        "retrieval": "own caption found",
-    }
-    for name, words in shown.items():
-        if name in found and found[name]["value"] is not None:
-            figures[words] = percent_with_interval(found[name]) + _asked(evaluation, found[name])
-    shuffled = evaluation["baselines"].get("shuffled_captions", {}).get("attr_acc")
-    if shuffled:
-        figures["floor (shuffled captions)"] = f"{shuffled['value']:.1%}"
-    if "fd" in found:
-        real = evaluation["baselines"].get("real_against_real", {}).get("fd")
-        floor = f", real against real {real['value']:.2f}{at_n(real, found['fd'])}" if real else ""
-        figures["Frechet distance"] = f"{found['fd']['value']:.2f} (n = {found['fd']['n']}{floor})"
-    if "clip" in found:
-        figures["CLIP score"] = f"{found['clip']['value']:.1f}"
-    return figures
+def _read(source: Source, name: str) -> Mapping[str, Any] | None:
+    """The content of a file of a directory, or what was handed over; None where there is nothing."""
+    if source is None or isinstance(source, Mapping):
+        return source
+    path = source / name if Path(source).is_dir() else Path(source)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _asked(evaluation: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
-    """What was asked of a metric and whether it was met; empty where nothing was."""
-    least = evaluation.get("thresholds", {}).get(metric["name"])
-    if least is None:
-        return ""
-    return f", asked {least:.0%}: {'met' if metric['value'] >= least else 'MISSED'}"
+def _contents(chapters: Sequence[str]) -> str:
+    """Links to the chapters there are, by their headings."""
+    found = [re.match(r'<section id="([^"]+)">.*?<h2>(.*?)</h2>', chapter) for chapter in chapters]
+    links = "".join(f'<a href="#{each[1]}">{each[2]}</a>' for each in found if each)
+    return f'<nav aria-label="{escape("Chapters")}">{links}</nav>'

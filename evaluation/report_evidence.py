@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .page import bars, table
+from .page import bars, note, section, table
 from .report_numbers import interval_cell
+
+_MOST_REFUSED = 20
 
 
 def groups(document: Mapping[str, Any]) -> str:
@@ -25,8 +27,9 @@ def groups(document: Mapping[str, Any]) -> str:
         ]
         if rows:
             parts.append(f"<div><h3>{title}</h3>{bars(rows)}</div>")
-    note = "Shares of attributes right; the dark line is the 95 % interval."
-    return f'<h2>Where it is strong and weak</h2><p class="note">{note}</p><div class="columns">{"".join(parts)}</div>'
+    said = note("Shares of attributes right; the dark line is the 95 % interval.")
+    body = f'<div class="columns">{"".join(parts)}</div>'
+    return section("groups", "evaluate", "Where it is strong and weak", said, body)
 
 
 def baselines(document: Mapping[str, Any]) -> str:
@@ -43,15 +46,15 @@ def baselines(document: Mapping[str, Any]) -> str:
         [escape(str(titles.get(kind, kind))), *(interval_cell(name, each.get(name)) for name in names)]
         for kind, each in found.items()
     ]
-    note = "The same measures with other images, or other captions, in the model's place."
+    said = "The same measures with other images, or other captions, in the model's place."
     real = found.get("real_against_real", {}).get("fd")
     if real and "fd" in metrics and real["n"] != metrics["fd"]["n"]:
-        note += (
+        said += (
             f" Distances between real images are between two halves of {real['n']:,} each, the model's of "
             f"{metrics['fd']['n']:,}: the fewer the images, the larger the Frechet distance."
         )
     head = ["", *(words[name] for name in names)]
-    return f'<h2>Floors and ceilings</h2><p class="note">{note}</p>{table(head, rows, 0)}'
+    return section("baselines", "evaluate", "Floors and ceilings", note(said), table(head, rows, 0))
 
 
 def judge(document: Mapping[str, Any]) -> str:
@@ -66,37 +69,57 @@ def judge(document: Mapping[str, Any]) -> str:
         ]
         for row in rows
     ]
-    note = (
+    said = (
         "The judge tries every object that could stand in each cell and keeps the one that explains the pixels best; "
         "where two explain them nearly alike it says undecided, which counts as wrong. "
         f"Here it reads {rows[0]['n']} scenes whose truth is known. What the autoencoder loses, the model cannot keep."
     )
     head = ["read", "right", "undecided", "wrong", "images all correct"]
-    return f'<h2>Can the judge be trusted?</h2><p class="note">{note}</p>{table(head, cells)}'
+    return section("judge", "evaluate", "Can the judge be trusted?", note(said), table(head, cells))
 
 
 def funnel(curation: Mapping[str, Any] | None) -> str:
-    """What curation kept and dropped."""
+    """What curation kept and dropped, each count as a bar of what was seen."""
     if not curation or "seen" not in curation:
         return ""
-    rows = [["images seen", f"{curation['seen']:,}"]]
-    rows += [
-        [f"dropped: {escape(str(reason))}", f"{count:,}"]
-        for reason, count in curation.get("dropped", {}).items()
-    ]
-    rows.append(["<b>kept</b>", f"<b>{curation['kept']:,}</b>"])
-    rows += [
-        [f"of these for {escape(split)}", f"{count:,}"] for split, count in curation.get("splits", {}).items()
-    ]
-    refused = "".join(
-        "<li>" + escape(f"{each.get('path')}: {each.get('reason')}, {each.get('detail')}") + "</li>"
-        for each in list(curation.get("refused", []))[:20]
+    seen = max(int(curation["seen"]), 1)
+    rows = [("images seen", curation["seen"], "")]
+    rows += [(_plain(reason), count, "bad") for reason, count in curation.get("dropped", {}).items()]
+    rows.append(("kept", curation["kept"], ""))
+    rows += [(f"of these for {split}", count, "soft") for split, count in curation.get("splits", {}).items()]
+    bars_ = "".join(_funnel_bar(name, count, seen, kind) for name, count, kind in rows)
+    refused = list(curation.get("refused", []))[:_MOST_REFUSED]
+    lines = "".join(f"<li>{escape(_refusal(each))}</li>" for each in refused)
+    of = int(curation.get("num_refused", len(refused)))
+    more = f" (the first {len(refused)} of {of:,})" if of > len(refused) else ""
+    listed = f'<details><summary>What was refused{more}</summary><ul class="note">{lines}</ul></details>'
+    skipped = "; ".join(
+        f"{_plain(name)}, as {reason}" for name, reason in (curation.get("skipped_rules") or {}).items()
     )
-    more = f'<h3>Refused</h3><ul class="note">{refused}</ul>' if refused else ""
-    skipped = "; ".join(f"{name}: {reason}" for name, reason in (curation.get("skipped_rules") or {}).items())
-    note = f'<p class="note">Rules not applied: {escape(skipped)}</p>' if skipped else ""
-    source = f'<p class="note">{escape(str(curation.get("data", "")))}</p>'
-    return f"<h2>What it learned from</h2>{source}{table(['', 'images'], rows)}{more}{note}"
+    return section(
+        "data",
+        "curate",
+        "What it learned from",
+        note(f"<code>{escape(str(curation.get('data', '')))}</code>"),
+        f'<div class="bars funnel">{bars_}</div>',
+        listed if refused else "",
+        note(f"Rules not applied: {escape(skipped)}.") if skipped else "",
+    )
+
+
+def _plain(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def _refusal(each: Mapping[str, Any]) -> str:
+    detail = f", {each['detail']}" if each.get("detail") else ""
+    return f"{each.get('path')}: {_plain(each.get('reason'))}{detail}"
+
+
+def _funnel_bar(name: str, count: int, seen: int, kind: str) -> str:
+    label = f"dropped: {name}" if kind == "bad" else name
+    bar = f'<div class="track"><i class="{kind}" style="width:{100 * count / seen:.2f}%"></i></div>'
+    return f"<span>{escape(label)}</span>{bar}<span>{count:,}</span>"
 
 
 def stages(run: Sequence[Mapping[str, Any]]) -> str:
@@ -107,16 +130,18 @@ def stages(run: Sequence[Mapping[str, Any]]) -> str:
         [
             escape(str(each["name"])),
             "reused" if each.get("reused") else f"{each.get('seconds', 0):.0f} s",
-            escape(str(each.get("gave") or "")),
+            f'<span class="said">{escape(str(each.get("gave") or ""))}</span>',
         ]
         for each in run
     ]
-    return f"<h2>How the run went</h2>{table(['stage', 'time', 'gave'], rows)}"
+    return section(
+        "run", "the chain", "How the run went", table(["stage", "time", "gave"], rows, worded=True)
+    )
 
 
 def identity(document: Mapping[str, Any], facts: Mapping[str, str]) -> str:
     """What the numbers were measured on and with."""
-    note = "Numbers compare only with numbers whose lines here are the same, but for the model."
+    said = "Numbers compare only with numbers whose lines here are the same, but for the model."
     cost = document["cost"]
     lines = {**facts, **document["identity"]}
     lines["cost"] = (
@@ -127,4 +152,4 @@ def identity(document: Mapping[str, Any], facts: Mapping[str, str]) -> str:
         for name, value in lines.items()
         if value is not None
     )
-    return f'<h2>What these numbers are</h2><p class="note">{note}</p><dl>{items}</dl>'
+    return section("identity", "evidence", "What these numbers are", note(said), f"<dl>{items}</dl>")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _SHARES = (
@@ -57,6 +57,13 @@ def interval_cell(name: str, found: Mapping[str, Any] | None) -> str:
 def at_n(floor: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
     """`, n = ...` for a floor of another number of images than the metric it stands beside, else nothing."""
     return "" if floor["n"] == metric["n"] else f", n = {floor['n']:,}"
+
+
+def lora_samplings(names: Collection[str]) -> list[str]:
+    """Of the ways a LoRA was sampled, the base's and that of the rectified model with fewest steps."""
+    rectified = [name for name in names if name.startswith("rectified_")]
+    first = sorted(rectified, key=lambda name: int(name.removeprefix("rectified_")))[:1]
+    return [name for name in names if name == "base" or name in first]
 
 
 def plural(count: int, noun: str) -> str:

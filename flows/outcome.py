@@ -14,6 +14,9 @@ from tasks.launch import STOP
 from tasks.parent_run import PipelineRun
 from tasks.run_key import RunBook
 
+_TOLD = ("curate", "caption", "finetune", "evaluate", "gate", "register")
+"""Stages whose artifacts the report reads; not every run has all."""
+
 
 class StageOutcome(BaseModel):
     """One row of the closing table."""
@@ -39,7 +42,9 @@ class PipelineOutcome(BaseModel):
     stages: list[StageOutcome]
     model_name: str
     model_version: str
+    aliases: list[str] = Field(default=[], description="Aliases the version was given in the registry.")
     verdict: str = Field(default="", description="The gate's answer, where there is a gate.")
+    reasons: list[str] = Field(default=[], description="Why the gate answered so, in plain sentences.")
     evaluation: str = Field(description="Path of the report.")
     figures: dict[str, str] = Field(description="The few figures that say how good the model is, in words.")
     mlflow_url: str
@@ -78,28 +83,31 @@ def finish(run: PipelineRun, refs: dict[str, ArtifactRef], model_name: str) -> P
     """Write the run's report, log its summary to MLflow, and return its outcome."""
     store, book = ArtifactStore(run.home), RunBook(run.home)
     rows = [_row(book, name, ref) for name, ref in refs.items()]
-    made = read_json(store.path(refs["register"]) / "registration.json")
-    evaluation = store.path(refs["evaluate"])
+    places = {name: store.path(refs[name]) for name in _TOLD if name in refs}
+    made = read_json(places["register"] / "registration.json")
+    decision = read_json(places["gate"] / "decision.json") if "gate" in places else {}
+    evaluation = places["evaluate"]
     outcome = PipelineOutcome(
         stages=rows,
         model_name=made.get("name", model_name),
         model_version=str(made.get("version", "")),
+        aliases=made.get("aliases", []),
+        verdict=decision.get("verdict") or made.get("verdict", ""),
+        reasons=decision.get("reasons", []),
         evaluation=str(evaluation / "evaluation.json"),
-        figures=_figures(evaluation),
+        figures=_figures(places),
         mlflow_url=run.mlflow_url,
         mlflow_run_id=run.mlflow_run_id,
         prefect_url=run.tags.get("prefect.flow_run_url", ""),
         seconds=round(time.monotonic() - run.started, 2),
     )
-    report = _write_report(run, outcome, evaluation, store.path(refs["curate"]), book)
+    report = _write_report(run, outcome, places, book)
     run.close("FINISHED", read_evaluation(evaluation), [row.run_key for row in rows], report)
     return outcome.model_copy(update={"evaluation": str(report)})
 
 
-def _write_report(
-    run: PipelineRun, outcome: PipelineOutcome, evaluation: Path, dataset: Path, book: RunBook
-) -> Path:
-    """Write the self-contained page: what was drawn, how good it is, what each stage cost."""
+def _write_report(run: PipelineRun, outcome: PipelineOutcome, places: dict[str, Path], book: RunBook) -> Path:
+    """Write the self-contained page that tells the run; a stage that did not run has no place and no chapter."""
     from evaluation.report import write_report
 
     records = {row.name: book.read(row.run_key) for row in outcome.stages}
@@ -117,14 +125,23 @@ def _write_report(
     path = run.home.root / "reports" / f"{version.replace(' ', '-')}.html"
     path.parent.mkdir(exist_ok=True)
     return write_report(
-        evaluation, path, curation=read_json(dataset / "curation.json"), stages=stages, facts=facts
+        places["evaluate"],
+        path,
+        curation=read_json(places["curate"] / "curation.json"),
+        stages=stages,
+        facts=facts,
+        captions=places.get("caption"),
+        decision=places.get("gate"),
+        lora=places.get("finetune"),
+        registration=places["register"],
     )
 
 
-def _figures(evaluation: Path) -> dict[str, str]:
+def _figures(places: dict[str, Path]) -> dict[str, str]:
     from evaluation.report import closing_figures
 
-    return closing_figures(evaluation)
+    captions = read_json(places["caption"] / "captions.json") if "caption" in places else None
+    return closing_figures(places["evaluate"], captions)
 
 
 def _row(book: RunBook, name: str, ref: ArtifactRef) -> StageOutcome:

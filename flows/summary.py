@@ -23,7 +23,6 @@ def print_summary(home: Home, outcome: dict[str, Any]) -> None:
     if reused:
         console.print(f"\n{len(reused)} of {len(outcome['stages'])} stages {reused[0]['reason']}.")
     where = outcome["mlflow_url"] or f"`fluxline up`, then run {outcome['mlflow_run_id']}"
-    name, version = outcome["model_name"], outcome["model_version"]
     width = max(map(len, outcome["figures"]), default=0)
     console.print()
     for label, value in outcome["figures"].items():
@@ -31,9 +30,25 @@ def print_summary(home: Home, outcome: dict[str, Any]) -> None:
     console.print()
     for label, value in (
         ("total", f"{outcome['seconds']:.1f} s"),
-        ("model", f"{name} version {version}, alias challenger"),
+        *_verdict(outcome),
+        ("model", _registered(outcome)),
         ("report", outcome["evaluation"]),
         ("mlflow", where),
-        ("draw", f'fluxline generate "WORDS LIKE THE DATA\'S CAPTIONS" --model {name}'),
+        ("draw", f'fluxline generate "WORDS LIKE THE DATA\'S CAPTIONS" --model {outcome["model_name"]}'),
     ):
-        console.print(f"{label:<7} {value}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{label:<8} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _verdict(outcome: dict[str, Any]) -> list[tuple[str, str]]:
+    """The gate's answer with its first reason; no line without a gate."""
+    if not outcome.get("verdict"):
+        return []
+    return [("verdict", ": ".join([outcome["verdict"], *outcome.get("reasons", [])[:1]]))]
+
+
+def _registered(outcome: dict[str, Any]) -> str:
+    said = f"{outcome['model_name']} version {outcome['model_version']}"
+    aliases = outcome.get("aliases", [])
+    if not aliases:
+        return said
+    return f"{said}, alias{'es' if len(aliases) > 1 else ''} {' and '.join(aliases)}"
