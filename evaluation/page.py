@@ -98,11 +98,14 @@ code{font-size:.92em;overflow-wrap:anywhere}
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:0 2.5rem}
 dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.35rem 1.2rem;font-size:.88rem;margin:1rem 0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+@media(max-width:48rem){.figures{grid-template-columns:1fr 1fr}
+.figures:not(:has(.wide)) .figure:last-child:nth-child(odd),
+.figures:has(.wide) .figure:last-child:nth-child(even){grid-column:span 2}}
 @media(max-width:34rem){main{padding-top:1.8rem}.tiles{grid-template-columns:repeat(2,1fr)}
-.figures{grid-template-columns:1fr 1fr!important}.figure{padding:.8rem}.figure b{font-size:1.5rem}
+.figure{padding:.8rem}.figure b{font-size:1.5rem}
 dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.6rem}section{margin-top:3.2rem}
 .card{grid-template-columns:4.5rem minmax(0,1fr)}.card img{width:4.5rem;height:4.5rem}
-.tiles.small{grid-template-columns:repeat(4,1fr)}.figure:last-child:nth-child(odd){grid-column:span 2}}
+.tiles.small{grid-template-columns:repeat(4,1fr)}}
 @media print{main{max-width:none;padding:0}h2{break-after:avoid}figure,.figure{break-inside:avoid}}
 """
 
@@ -127,6 +130,12 @@ def section(anchor: str, stage: str, title: str, *parts: str) -> str:
 def note(text: str) -> str:
     """A paragraph in small print; trusted markup."""
     return f'<p class="note">{text}</p>'
+
+
+def sentence(text: str) -> str:
+    """A recorded reason as a sentence, escaped."""
+    text = text.strip().rstrip(".")
+    return escape(f"{text[:1].upper()}{text[1:]}.")
 
 
 def box(words: str, value: str, lines: list[str], wide: bool = False) -> str:

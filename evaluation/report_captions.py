@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from html import escape
 from typing import Any
 
-from .page import box, boxes, note, section, table
+from .page import box, boxes, note, section, sentence, table
 from .report_numbers import number
 
 TITLE = "What the images are called"
@@ -22,7 +22,7 @@ def captions(report: Mapping[str, Any] | None) -> str:
         return ""
     reason = report.get("provenance", {}).get("reason")
     if reason:
-        return section("captions", "caption", TITLE, note(_sentence(str(reason))))
+        return section("captions", "caption", TITLE, note(sentence(str(reason))))
     return section(
         "captions",
         "caption",
@@ -35,17 +35,12 @@ def captions(report: Mapping[str, Any] | None) -> str:
     )
 
 
-def _sentence(text: str) -> str:
-    text = escape(text.strip().rstrip("."))
-    return f"{text[:1].upper()}{text[1:]}."
-
-
 def _told(report: Mapping[str, Any]) -> str:
     metrics, flags = report["metrics"], report.get("flags", {})
     text = (
-        f"A small vision-language model ({escape(str(report['provenance'].get('captioner')))}) looked at each of "
-        f"{metrics['num_captioned']:,.0f} images and wrote what it saw. The model learns from its words, never from "
-        "the truth; the original texts are kept beside them."
+        f"A vision-language model ({escape(str(report['provenance'].get('captioner')))}) looked at each of "
+        f"{metrics['num_captioned']:,.0f} images and wrote what it saw. The model learns from its words, mixed with a "
+        "few of the original texts, never from the truth."
     )
     if "flagged" in metrics:
         which = ", ".join(f"{_flag(name)} {count:,}" for name, count in flags.items())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .page import bars, note, picture, section, table
+from .page import bars, note, picture, section, sentence, table
 from .report_numbers import cell, lora_samplings, plural
 
 TITLE = "A style from a few images"
@@ -31,11 +31,7 @@ def lora(document: Mapping[str, Any], story: Mapping[str, Any] | None) -> str:
     measured = document.get("lora")
     if not measured:
         reason = (document.get("skipped") or {}).get("lora")
-        return (
-            section("lora", "finetune", TITLE, note(f"{escape(reason)}.".replace("..", ".")))
-            if reason
-            else ""
-        )
+        return section("lora", "finetune", TITLE, note(sentence(reason))) if reason else ""
     about, metrics = measured["about"], {each["name"]: each for each in measured["metrics"]}
     samplings = [name for name in measured["tiles"] if any(each.startswith(f"{name}/") for each in metrics)]
     words = {name: _sampling(name, measured.get("identity", {})) for name in samplings}

@@ -9,6 +9,13 @@ from PIL import Image
 
 from evaluation import EvaluationSettings, evaluate, write_report
 from evaluation.charts import measured_metrics, panel_svg
+from tests.evaluation.story_documents import (
+    PNG,
+    captions_document,
+    decision,
+    measured_lora,
+    measured_straightness,
+)
 
 VOID = {"meta", "link", "img", "br", "path", "use", "polyline", "circle", "rect"}
 
@@ -118,14 +125,63 @@ def test_panels_are_drawn_for_what_was_measured(evaluated):
     assert "http" not in svg
 
 
-def test_a_browser_shows_the_page_on_a_phone_without_sideways_scrolling(evaluated, chromium, tmp_path):
+@pytest.fixture(scope="module")
+def told(evaluated, tmp_path_factory):
+    """The page of a whole run; what the later stages left is read from their directories."""
+    root = tmp_path_factory.mktemp("run")
+    copy = shutil.copytree(evaluated.directory, root / "evaluation")
+    more = {"straightness": measured_straightness(), "lora": measured_lora()}
+    (copy / "evaluation.json").write_text(json.dumps({**evaluated.document, **more}))
+    left = {
+        "captions": ("captions.json", captions_document()),
+        "decision": ("decision.json", decision()),
+        "lora": ("story.json", {"images": [{"png": PNG, "prompt": "a bar in glowline"}]}),
+        "registration": ("registration.json", {"name": "m", "version": "3", "aliases": ["challenger"]}),
+    }
+    for kind, (name, document) in left.items():
+        (root / kind).mkdir()
+        (root / kind / name).write_text(json.dumps(document))
+    curation = {"seen": 2, "kept": 2, "dropped": {}}
+    stages = [{"name": "curate", "seconds": 1.0}]
+    return write_report(
+        copy, root / "report.html", curation=curation, stages=stages, **{kind: root / kind for kind in left}
+    )
+
+
+def test_a_run_is_told_in_the_order_of_its_stages(told):
+    outline = Outline()
+    outline.feed(told.read_text())
+    assert outline.open == []
+    assert outline.images_without_alt == 0
+    assert outline.headings[1:] == [
+        "What it learned from", "What the images are called", "What it draws", "Straightening",
+        "How many steps it takes", "Other ways of asking", "A style from a few images", "The verdict",
+        "Where it is strong and weak", "Floors and ceilings", "Can the judge be trusted?", "How the run went",
+        "What these numbers are",
+    ]  # fmt: skip
+    ids = re.findall(r'<section id="([^"]+)"', told.read_text())
+    assert [link for link in outline.links if link.startswith("#") and link[1:] in ids] == [
+        f"#{i}" for i in ids
+    ]
+
+
+def test_what_a_stage_did_not_leave_is_left_out(evaluated, tmp_path):
+    absent = tmp_path / "absent"
+    page = write_report(
+        evaluated.directory, tmp_path / "a.html", captions=absent, decision=absent, lora=absent
+    )
+    assert page.read_bytes() == write_report(evaluated.directory, tmp_path / "b.html").read_bytes()
+
+
+@pytest.mark.parametrize("width", [500, 1200])
+def test_a_browser_shows_the_page_without_sideways_scrolling(told, chromium, tmp_path, width):
     probe = tmp_path / "probe.html"
     fits = "document.documentElement.scrollWidth <= window.innerWidth"
     script = f"<script>document.title = {fits} ? 'fits' : 'wide'</script>"
-    probe.write_text(evaluated.html.read_text().replace("</body>", f"{script}</body>"))
+    probe.write_text(told.read_text().replace("</body>", f"{script}</body>"))
     done = subprocess.run(
         [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--dump-dom", probe.as_uri()],
+         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom", probe.as_uri()],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert "<title>fits</title>" in done.stdout
