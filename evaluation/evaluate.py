@@ -76,16 +76,20 @@ def evaluate(
         lora: a LoRA to try on the model.
     """
     from fluxmodel.text_to_image import TextToImage
+    from fluxmodel.training.precision import choose_precision
 
     started = time.perf_counter()
-    pipe = pipe or TextToImage.from_pretrained(model_dir)
+    precision = choose_precision(settings.precision)
+    if pipe is None:
+        pipe = TextToImage.from_pretrained(model_dir)
+        pipe = pipe.in_bfloat16() if precision == "bf16" else pipe
     dataset = CuratedDataset(dataset_dir)
     benchmark = build_benchmark(dataset, settings)
     instruments = Instruments(evaluators, benchmark, settings)
     variants = variants_of(pipe)
     where = places(variants, settings)
     drawn = _Counter(progress, _num_images(benchmark, where))
-    with Sampler(pipe, model_dir, settings.batch_size, settings.workers) as sampler:
+    with Sampler(pipe, model_dir, settings.batch_size, settings.workers, precision) as sampler:
         points = draw_curves(
             sampler, instruments, benchmark.prompts, where, settings, drawn, on_point or (lambda point: None)
         )
@@ -94,7 +98,7 @@ def evaluate(
         straightness = straightness_of(sampler, benchmark.prompts, variants, settings)
         adopted = _measure_lora(sampler, lora, evaluators, variants, benchmark, settings, drawn)
     calibration = calibrate(instruments.judge, settings, pipe.autoencoder) if instruments.judge else []
-    shared = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings)
+    shared = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, precision)
     document = {
         "identity": shared.model_dump(),
         "headline": {"curve": headline.curve, "steps": headline.steps, "guidance": headline.guidance,

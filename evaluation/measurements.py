@@ -28,6 +28,7 @@ def shared_identity(
     benchmark: Benchmark,
     instruments: Instruments,
     settings: EvaluationSettings,
+    precision: str,
 ) -> Identity:
     """The identity that all numbers of an evaluation share."""
     size = benchmark.reference.shape[-1]
@@ -46,7 +47,7 @@ def shared_identity(
         guidance=None,
         n=len(benchmark.prompts),
         resize=f"{size}x{size}, none",
-        dtype=f"float32, batches of {settings.batch_size}",
+        dtype=f"{precision} network in batches of {settings.batch_size}, fp32 solver and autoencoder",
         code=code_digest(),
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fluxmodel.sampling import Request, SamplingPool
 from fluxmodel.text_to_image import TextToImage
+from fluxmodel.training_job import Precision
 
 from .prompts import PromptSet
 
@@ -19,9 +20,16 @@ from .prompts import PromptSet
 class Sampler:
     """Samples prompts from a model; a context manager, because workers have to be let go."""
 
-    def __init__(self, pipe: Any, model_dir: Path | None = None, batch_size: int = 250, workers: int = 1):
+    def __init__(
+        self,
+        pipe: Any,
+        model_dir: Path | None = None,
+        batch_size: int = 250,
+        workers: int = 1,
+        precision: Precision = "fp32",
+    ):
         self.batch_size = batch_size
-        self._pool = SamplingPool(model_dir or Path(), workers if model_dir else 1, pipe)
+        self._pool = SamplingPool(model_dir or Path(), workers if model_dir else 1, pipe, precision)
 
     def __enter__(self) -> Sampler:
         return self

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fluxmodel.training_job import Precision
+
 
 class EvaluationSettings(BaseModel):
     """How a model is judged; every field that changes a number ends up in that number's identity."""
@@ -51,6 +53,10 @@ class EvaluationSettings(BaseModel):
         default=250,
         ge=1,
         description="Images sampled together. Fixes rounding, so it is part of the identity.",
+    )
+    precision: Precision = Field(
+        default="auto",
+        description="Of the network while it draws; auto takes bf16 where a probe shows it pays.",
     )
     num_candidates: int = Field(
         default=32, ge=2, description="Captions among which an image has to find its own (chance is 1/N)."

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fluxmodel.text_to_image import TextToImage
+from fluxmodel.training_job import Precision
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,23 @@ class Request:
 class SamplingPool:
     """Draws from the variants of one model; a context manager, because workers have to be let go."""
 
-    def __init__(self, model_dir: str | Path, workers: int = 1, pipe: TextToImage | None = None):
+    def __init__(
+        self,
+        model_dir: str | Path,
+        workers: int = 1,
+        pipe: TextToImage | None = None,
+        precision: Precision = "fp32",
+    ):
         """Open a pool.
 
         Args:
             model_dir: what `TextToImage.from_pretrained` reads.
             workers: processes that share the work; 1 works in this one.
-            pipe: the default variant where it is loaded already.
+            pipe: the default variant where it is loaded already, in the right precision.
+            precision: of the networks, fp32 or bf16.
         """
         self.model_dir = Path(model_dir)
+        self.precision: Precision = precision
         self._pipes: dict[str, TextToImage] = {"": pipe} if pipe is not None else {}
         self._pool: ProcessPoolExecutor | None = None
         if workers > 1:
@@ -57,7 +66,7 @@ class SamplingPool:
                 workers,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_begin_worker,
-                initargs=(str(model_dir), torch.get_num_threads()),
+                initargs=(str(model_dir), torch.get_num_threads(), precision),
             )
 
     def __enter__(self) -> SamplingPool:
@@ -69,7 +78,7 @@ class SamplingPool:
 
     def pipe(self, variant: str = "") -> TextToImage:
         """Return a variant, read once."""
-        return _variant(self._pipes, self.model_dir, variant)
+        return _variant(self._pipes, self.model_dir, variant, self.precision)
 
     def here(self, request: Request) -> Tensor:
         """Draw a request in this process."""
@@ -97,15 +106,15 @@ class SamplingPool:
         return torch.cat(parts)
 
 
-_worker_model = Path()
+_worker_model: tuple[Path, Precision] = (Path(), "fp32")
 _worker_pipes: dict[str, TextToImage] = {}
 
 
-def _begin_worker(model_dir: str, num_threads: int) -> None:
+def _begin_worker(model_dir: str, num_threads: int, precision: Precision) -> None:
     global _worker_model
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(num_threads)
-    _worker_model = Path(model_dir)
+    _worker_model = (Path(model_dir), precision)
 
 
 def _end_with_parent() -> None:
@@ -117,12 +126,16 @@ def _end_with_parent() -> None:
 
 
 def _draw_in_worker(request: Request) -> Tensor:
-    return _draw(_variant(_worker_pipes, _worker_model, request.variant), request)
+    model_dir, precision = _worker_model
+    return _draw(_variant(_worker_pipes, model_dir, request.variant, precision), request)
 
 
-def _variant(pipes: dict[str, TextToImage], model_dir: Path, variant: str) -> TextToImage:
+def _variant(
+    pipes: dict[str, TextToImage], model_dir: Path, variant: str, precision: Precision
+) -> TextToImage:
     if variant not in pipes:
-        pipes[variant] = TextToImage.from_pretrained(model_dir, variant)
+        pipe = TextToImage.from_pretrained(model_dir, variant)
+        pipes[variant] = pipe.in_bfloat16() if precision == "bf16" else pipe
     return pipes[variant]
 
 

@@ -168,6 +168,10 @@ class TextToImage:
         """
         return replace(self, transformer=load_lora(copy.deepcopy(self.transformer), directory, scale))
 
+    def in_bfloat16(self) -> TextToImage:
+        """Return this model with its network in bf16; encoders and solver stay in fp32."""
+        return replace(self, transformer=copy.deepcopy(self.transformer).to(torch.bfloat16))
+
     def __call__(
         self,
         prompts: str | Sequence[str],
@@ -273,7 +277,10 @@ class TextToImage:
         num = len(text.tokens)
         img_ids, txt_ids = image_ids(num, height, width), self.text_encoder.text_ids(num)
 
+        dtype = next(self.transformer.parameters()).dtype  # the solver itself stays in fp32
+        tokens, pooled = text.tokens.to(dtype), text.pooled.to(dtype)
+
         def field(x: Tensor, t: Tensor) -> Tensor:
-            return self.transformer(x, img_ids, text.tokens, txt_ids, t, text.pooled).float()
+            return self.transformer(x.to(dtype), img_ids, tokens, txt_ids, t, pooled).float()
 
         return field

@@ -74,6 +74,7 @@ class PairSettings(BaseModel):
     num_steps: int = Field(default=8, gt=0, description="Euler steps of the teacher.")
     guidance: float = Field(default=2.0, ge=1, description="Guidance of the teacher; the student needs none.")
     batch_size: int = Field(default=250, gt=0, description="Images sampled together; fixes rounding.")
+    precision: Precision = Field(default="auto", description="Of the teacher's network while it draws.")
     workers: int = Field(default=1, gt=0, description="Processes that share the work; change no bit.")
 
     def semantic(self) -> dict:

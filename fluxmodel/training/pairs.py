@@ -17,6 +17,7 @@ from fluxmodel.data.latent_cache import EncodedDataset
 from fluxmodel.progress import Progress, silent
 from fluxmodel.randomness import epoch_batch
 from fluxmodel.sampling import Request, SamplingPool
+from fluxmodel.training.precision import choose_precision
 from fluxmodel.training_job import PairSettings
 
 PAIR_SEED_OFFSET = 3_000_000_000
@@ -58,7 +59,8 @@ def draw_pairs(
         done += count
         progress(done, settings.num, "drawing pairs")
 
-    with SamplingPool(model, settings.workers) as pool:
+    precision = choose_precision(settings.precision)
+    with SamplingPool(model, settings.workers, precision=precision) as pool:
         drawn_latents = pool.sample(request, settings.batch_size, drawn).half()
     tensors = {"latents": drawn_latents.contiguous(), "noise_seeds": torch.tensor(seeds)}
     save_file(tensors, str(output / "latents.safetensors"))
@@ -69,7 +71,7 @@ def draw_pairs(
         "latent_std": drawn_latents.float().std().item(),
     }
     (output / MANIFEST).write_text(
-        json.dumps({**settings.semantic(), "seed": seed, **figures}, indent=2) + "\n"
+        json.dumps({**settings.semantic(), "precision": precision, "seed": seed, **figures}, indent=2) + "\n"
     )
     return figures
 

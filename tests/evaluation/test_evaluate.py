@@ -10,6 +10,7 @@ SETTINGS = EvaluationSettings(
     num_images=60,
     steps=(1, 4),
     num_detailed=10,
+    precision="fp32",
     num_held_out=20,
     batch_size=32,
     num_latency_trials=1,
