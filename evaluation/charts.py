@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,7 +116,7 @@ def _finish(axes: Any, name: str, ticks: list[int], ends: list[tuple[float, str,
         axes.set_ylim(bottom=0)
     bottom, top = axes.get_ylim()
     last = len(ticks) - 1
-    heights = apart([end[0] for end in sorted(ends)], 0.09 * (top - bottom))
+    heights = apart([end[0] for end in sorted(ends)], 0.09 * (top - bottom), bottom, top)
     for (y, label, color, x), height in zip(sorted(ends), heights, strict=True):
         if x < last:
             axes.plot([x, last], [y, y], color=color, linewidth=1, linestyle=(0, (1, 3)), zorder=2)
@@ -132,8 +133,8 @@ def _finish(axes: Any, name: str, ticks: list[int], ends: list[tuple[float, str,
         axes.spines[side].set_visible(False)
 
 
-def apart(heights: list[float], least: float) -> list[float]:
-    """Spread rising heights to a least distance, each cluster about its middle."""
+def apart(heights: list[float], least: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
+    """Spread rising heights to a least distance, each cluster about its middle, none beyond low or high."""
     clusters: list[list[float]] = []
     for height in heights:
         clusters.append([height])
@@ -143,11 +144,13 @@ def apart(heights: list[float], least: float) -> list[float]:
             if sum(above) / len(above) - sum(below) / len(below) >= half + least:
                 break
             clusters[-2:] = [below + above]
-    return [
+    spread = [
         sum(each) / len(each) + (number - (len(each) - 1) / 2) * least
         for each in clusters
         for number in range(len(each))
     ]
+    last = len(spread) - 1
+    return [min(max(y, low + i * least), high - (last - i) * least) for i, y in enumerate(spread)]
 
 
 def _inline(svg: str, title: str, name: str) -> str:

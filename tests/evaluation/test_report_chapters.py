@@ -178,3 +178,5 @@ def test_labels_are_kept_apart_about_their_middle():
     spread = apart([1.0, 1.1, 1.2], 0.5)
     assert [b - a for a, b in pairwise(spread)] == pytest.approx([0.5, 0.5])
     assert sum(spread) / 3 == pytest.approx(1.1)
+    assert apart([0.0, 0.0], 1.0, low=0.0) == [0.0, 1.0]
+    assert apart([1.0, 1.0], 1.0, high=1.0) == [0.0, 1.0]
