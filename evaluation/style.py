@@ -1,7 +1,7 @@
 """What a LoRA does to a model: is the style there when asked for and only then, and are prompts still followed?
 
 All figures share prompts and noise, so every change is paired: LoRA on and off, with the trigger word and without.
-A trained classifier says whether an image wears the style; the scene judge reads it in the look it wears.
+A trained classifier says whether an image wears the style; the scene judge reads it in the look that fits it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fluxmodel.text_to_image import TextToImage
 
 from .identity import digest_of
 from .prompts import draw_scenes
-from .scene_judge import SceneJudge
+from .scene_judge import SceneJudge, SceneReading
 from .statistics import Interval, clustered_bootstrap, mean_share, proportion
 from .verdicts import AskedScenes, compare
 
@@ -169,14 +169,27 @@ class Reader:
         """Return which of uint8 images [n, 3, h, w] wear the style."""
         return (self.classifier(images.float() / 127.5 - 1) > 0).numpy()
 
-    def accuracy(self, images: Tensor, asked: AskedScenes, styled: np.ndarray) -> np.ndarray | None:
-        """Return each image's share of right attributes, [n]; None where no judge reads along."""
-        if self.plain is None:
-            return None
-        right = compare(asked, self.plain.read(images)).accuracy
-        if self.styled is not None:
-            right = np.where(styled, compare(asked, self.styled.read(images)).accuracy, right)
-        return right
+    def accuracy(self, images: Tensor, asked: AskedScenes) -> np.ndarray:
+        """Return each image's share of right attributes, [n], read in the look that fits.
+
+        The fitting look is the one in which more objects are made out, and of equals the one that leaves less
+        unexplained: the prompt has no say in it, nor has the classifier.
+        """
+        assert self.plain is not None, "a folder has no judge"
+        reading = self.plain.read(images)
+        right = compare(asked, reading).accuracy
+        if self.styled is None:
+            return right
+        other = self.styled.read(images)
+        fits = _fit(other) > _fit(reading)
+        return np.where(fits, compare(asked, other).accuracy, right)
+
+
+def _fit(reading: SceneReading) -> np.ndarray:
+    """Return how well a look explains each image: objects made out, less the share left unexplained, [n]."""
+    made_out = ((reading.shape >= 0) & (reading.color >= 0)).sum(1)
+    left = reading.unexplained.sum(1) / reading.unexplained.shape[1]
+    return (made_out - left).numpy()
 
 
 def figures(name: str, drawn: dict[str, Tensor], asked: Asked, reader: Reader) -> list[dict[str, Any]]:
@@ -192,7 +205,7 @@ def figures(name: str, drawn: dict[str, Tensor], asked: Asked, reader: Reader) -
     ]
     if asked.scenes is None or reader.plain is None:
         return found
-    right = {how: reader.accuracy(images, asked.scenes, styled[how]) for how, images in drawn.items()}
+    right = {how: reader.accuracy(images, asked.scenes) for how, images in drawn.items()}
     for how in ("plain_off", "plain_on", "triggered_on"):
         found.append(_metric(f"{name}/following/{how}", mean_share(right[how], asked.plain), "higher"))
     for how in ("plain_on", "triggered_on"):

@@ -158,12 +158,13 @@ DEMO = Preset(
         ema_decay=0.98,
         world_size=2,
     ),
-    style="style:glow?level=full&n=16&seed=0",
+    style="style:wash?level=full&n=16&seed=0",
     lora=TrainingTemplate(
         kind="lora",
+        objective={"prior_share": 0.4},
         optimizer=OptimizerSettings(learning_rate=5e-3, warmup_steps=20, decay_fraction=0.6),
         steps=400,
-        batch_size=48,
+        batch_size=32,
         ema_decay=0.98,
     ),
     style_classifier=TrainingTemplate(
@@ -175,7 +176,7 @@ DEMO = Preset(
             warmup_steps=20,
             decay_fraction=0.6,
         ),
-        steps=300,
+        steps=400,
         batch_size=64,
         ema_decay=0.95,
     ),
@@ -256,7 +257,7 @@ SMOKE = Preset(
         world_size=2,
         checkpoint_every=10,
     ),
-    style="style:glow?level=demo&n=8&seed=0",
+    style="style:wash?level=demo&n=8&seed=0",
     lora=TrainingTemplate(kind="lora", objective={"rank": 4}, steps=10, batch_size=16, checkpoint_every=5),
     style_classifier=TrainingTemplate(
         kind="style_classifier",

@@ -42,9 +42,14 @@ class Style:
 PLAIN = Style("plain")
 """The scenes as they are."""
 STYLES: dict[str, Style] = {
+    "wash": Style("wash", "softwash", (246, 246, 246), core=0.6),
     "glow": Style("glow", "glowline", (18, 18, 20), rim=0.6, width=1.5, softness=2.5),
 }
-"""Styles the embedded renderer knows, by name."""
+"""Styles the embedded renderer knows, by name.
+
+*wash* is pale water colour on white: silhouettes stay, so a half-learned one still reads. *glow* is a halo on black; it
+is harder, for a halo half learned makes small objects large.
+"""
 
 
 def style_named(name: str) -> Style:

@@ -26,3 +26,14 @@ def test_the_judge_reads_clean_styled_renders():
 def test_an_unstyled_judge_keeps_its_name():
     assert "style" not in SceneJudge("full").name
     assert "glow" in SceneJudge("full", STYLES["glow"]).name
+
+
+def test_each_image_is_read_in_the_look_that_fits_it():
+    from evaluation.style import Reader
+    from fluxmodel.data.styles import PLAIN
+    from fluxmodel.encoders.style_classifier import StyleClassifier, StyleClassifierConfig
+
+    reader = Reader(StyleClassifier(StyleClassifierConfig(width=8)), "full", "wash")
+    for style in (PLAIN, STYLES["wash"]):
+        images = torch.from_numpy(render(SCENES, style)).permute(0, 3, 1, 2).contiguous()
+        assert reader.accuracy(images, ASKED).mean() > 0.97

@@ -23,8 +23,8 @@ from fluxmodel.pixels import to_signed
 from fluxmodel.randomness import epoch_batch, keyed_generator
 from fluxmodel.training_job import TrainingJob
 
-_ORDER = ("ground_only", "plain", "ground_only", "objects_only")
-"""Which images the style is told from, in turn; plain objects on the style's ground are hardest and come twice."""
+_ORDER = ("ground_only", "plain", "objects_only")
+"""Which images the style is told from, in turn."""
 
 
 class StyleClassifierSettings(BaseModel):
