@@ -32,6 +32,10 @@ class Point:
         """Network calls an image costs: guidance asks twice a step."""
         return self.steps * (1 if self.guidance == 1 else 2)
 
+    def place(self) -> dict[str, Any]:
+        """Where it lies, as the headline of `evaluation.json` says it."""
+        return {"curve": self.curve, "steps": self.steps, "guidance": self.guidance, "calls": self.calls}
+
     def row(self) -> dict[str, Any]:
         """The row of `evaluation.json`; what was not measured is null."""
         row: dict[str, Any] = {"steps": self.steps, "calls": self.calls, "guidance": self.guidance}
@@ -76,7 +80,7 @@ def draw_curves(
     where: list[Place],
     settings: EvaluationSettings,
     drawn: Callable[[int, str], None],
-    finished: Callable[[Point], None],
+    finished: Callable[[Point], None] | None,
 ) -> list[Point]:
     """Sample and measure every point; the same prompts and the same noise at each, so points are paired.
 
@@ -91,7 +95,8 @@ def draw_curves(
         images = sampler.collect(batches, lambda count, said=place.said: drawn(count, said))
         measured = instruments.measure(images, asked)
         points.append(Point(place.curve, place.steps, place.guidance, milliseconds, measured, place.variant))
-        finished(points[-1])
+        if finished is not None:
+            finished(points[-1])
     return points
 
 

@@ -75,34 +75,29 @@ def evaluate(
         pipe: the model where it is loaded already; otherwise it is read from `model_dir`.
         lora: a LoRA to try on the model.
     """
+    from fluxmodel.sampling import in_precision
     from fluxmodel.text_to_image import TextToImage
     from fluxmodel.training.precision import choose_precision
 
     started = time.perf_counter()
     precision = choose_precision(settings.precision)
-    if pipe is None:
-        pipe = TextToImage.from_pretrained(model_dir)
-        pipe = pipe.in_bfloat16() if precision == "bf16" else pipe
+    pipe = pipe or in_precision(TextToImage.from_pretrained(model_dir), precision)
     dataset = CuratedDataset(dataset_dir)
     benchmark = build_benchmark(dataset, settings)
     instruments = Instruments(evaluators, benchmark, settings)
-    variants = variants_of(pipe)
-    where = places(variants, settings)
+    where = places(variants := variants_of(pipe), settings)
     drawn = _Counter(progress, _num_images(benchmark, where))
     with Sampler(pipe, model_dir, settings.batch_size, settings.workers, precision) as sampler:
-        points = draw_curves(
-            sampler, instruments, benchmark.prompts, where, settings, drawn, on_point or (lambda point: None)
-        )
+        points = draw_curves(sampler, instruments, benchmark.prompts, where, settings, drawn, on_point)
         headline, chosen_by = headline_point(points)
         further = _further_sets(sampler, instruments, benchmark, headline, points, drawn)
         straightness = straightness_of(sampler, benchmark.prompts, variants, settings)
-        adopted = _measure_lora(sampler, lora, evaluators, variants, benchmark, settings, drawn)
+    adopted = _measure_lora(model_dir, lora, evaluators, variants, benchmark, settings, drawn)
     calibration = calibrate(instruments.judge, settings, pipe.autoencoder) if instruments.judge else []
-    shared = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, precision)
+    identity = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, precision)
     document = {
-        "identity": shared.model_dump(),
-        "headline": {"curve": headline.curve, "steps": headline.steps, "guidance": headline.guidance,
-                     "calls": headline.calls, "chosen_by": chosen_by},
+        "identity": identity.model_dump(),
+        "headline": headline.place() | {"chosen_by": chosen_by},
         "metrics": [each.model_dump() for each in headline_metrics(points, headline, further, instruments)],
         "curves": {name: rows for name in CURVES if (rows := [p.row() for p in points if p.curve == name])},
         "straightness": straightness,
@@ -168,7 +163,7 @@ def _further_sets(
 
 
 def _measure_lora(
-    sampler: Sampler,
+    model_dir: Path,
     lora: Path | None,
     evaluators: dict[str, Path],
     variants: tuple[str, ...],
@@ -180,14 +175,16 @@ def _measure_lora(
     if lora is None:
         return None
     from fluxmodel.encoders.style_classifier import StyleClassifier
+    from fluxmodel.text_to_image import TextToImage
+    from fluxmodel.training.precision import choose_precision
 
     from .style import LoraSettings, measure_lora
 
     drawn(0, "the LoRA's images")
     is_rectified = variants[0] == "rectified"
     return measure_lora(
-        sampler.pipe("base" if is_rectified else ""),
-        sampler.pipe("") if is_rectified else None,
+        TextToImage.from_pretrained(model_dir, "base"),
+        TextToImage.from_pretrained(model_dir) if is_rectified else None,
         lora,
         StyleClassifier.from_directory(evaluators["style_classifier"]),
         benchmark.level,
@@ -197,6 +194,7 @@ def _measure_lora(
             base_steps=settings.lora_steps,
             guidance=settings.guidance,
             rectified_steps=settings.rectified_steps[:2],
+            precision=choose_precision(settings.precision),
         ),
         captions=benchmark.prompts.prompts,
     )

@@ -23,7 +23,9 @@ from fluxmodel.data.procedural import LEVELS, Scene, parse_caption, short_captio
 from fluxmodel.data.style_images import styled_caption, without_ground
 from fluxmodel.data.styles import STYLES
 from fluxmodel.encoders.style_classifier import StyleClassifier
+from fluxmodel.sampling import in_precision
 from fluxmodel.text_to_image import TextToImage
+from fluxmodel.training_job import Precision
 
 from .identity import digest_of
 from .prompts import draw_scenes
@@ -50,6 +52,7 @@ class LoraSettings(BaseModel):
         default=(1, 2), description="Unguided steps of the rectified model."
     )
     scale: float = Field(default=1.0, ge=0, description="How strongly the LoRA is merged.")
+    precision: Precision = Field(default="fp32", description="Of the network while it draws, fp32 or bf16.")
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def measure_lora(
     reader = Reader(classifier, level, about["style"])
     metrics, tiles = [], {}
     for sampling in _samplings(pipe_base, pipe_rectified, settings):
-        drawn = draw_four(sampling, asked, lora, settings.scale)
+        drawn = draw_four(sampling, asked, lora, settings)
         metrics += figures(sampling.name, drawn, asked, reader)
         tiles[sampling.name] = _tiles(drawn, asked)
     identity = {
@@ -139,18 +142,21 @@ def _samplings(
         yield Sampling(f"rectified_{steps}", rectified, steps, 1.0)
 
 
-def draw_four(sampling: Sampling, asked: Asked, lora: str | Path, scale: float) -> dict[str, Tensor]:
+def draw_four(
+    sampling: Sampling, asked: Asked, lora: str | Path, settings: LoraSettings
+) -> dict[str, Tensor]:
     """Return images by what was done: plain or triggered prompts, LoRA off or on; the same noise in all."""
-    merged = sampling.pipe.with_lora(lora, scale)
+    merged = in_precision(sampling.pipe.with_lora(lora, settings.scale), settings.precision)
+    plain = in_precision(sampling.pipe, settings.precision)
     how: dict[str, Any] = {
         "num_steps": sampling.num_steps,
         "guidance": sampling.guidance,
         "seeds": asked.seeds,
     }
     return {
-        "plain_off": sampling.pipe.sample(asked.plain, **how),
+        "plain_off": plain.sample(asked.plain, **how),
         "plain_on": merged.sample(asked.plain, **how),
-        "triggered_off": sampling.pipe.sample(asked.triggered, **how),
+        "triggered_off": plain.sample(asked.triggered, **how),
         "triggered_on": merged.sample(asked.triggered, **how),
     }
 

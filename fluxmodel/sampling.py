@@ -134,9 +134,13 @@ def _variant(
     pipes: dict[str, TextToImage], model_dir: Path, variant: str, precision: Precision
 ) -> TextToImage:
     if variant not in pipes:
-        pipe = TextToImage.from_pretrained(model_dir, variant)
-        pipes[variant] = pipe.in_bfloat16() if precision == "bf16" else pipe
+        pipes[variant] = in_precision(TextToImage.from_pretrained(model_dir, variant), precision)
     return pipes[variant]
+
+
+def in_precision(pipe: TextToImage, precision: Precision) -> TextToImage:
+    """Return a model with its network in fp32, as it is read, or in bf16."""
+    return pipe.in_bfloat16() if precision == "bf16" else pipe
 
 
 def _draw(pipe: TextToImage, request: Request) -> Tensor:
