@@ -74,8 +74,12 @@ def make_plan(config: PipelineConfig) -> Plan:
     if config.train_steps:
         flow = flow.model_copy(update={"steps": config.train_steps})
     lora = preset.lora.job("", "", seed=config.seed, precision=config.precision)
+    classifier = preset.style_classifier.job("", "", precision=config.precision)
     if config.trigger:
-        lora = lora.model_copy(update={"objective": lora.objective | {"trigger": config.trigger}})
+        lora, classifier = (
+            job.model_copy(update={"objective": job.objective | {"trigger": config.trigger}})
+            for job in (lora, classifier)
+        )
     rules = CurationRules.model_validate(preset.rules)
     size, guidance = rules.image_size, config.guidance or preset.guidance
     judged = {"guidance": guidance} | ({"num_images": config.num_images} if config.num_images else {})
@@ -89,8 +93,8 @@ def make_plan(config: PipelineConfig) -> Plan:
         pairs=preset.pairs,
         rectify=preset.rectify.job("", "", seed=config.seed, precision=config.precision),
         rectified=SamplerDefaults(image_size=size, num_steps=1, guidance=1.0),
-        style=_style(config, preset, source),
-        style_classifier=preset.style_classifier.job("", "", precision=config.precision),
+        style=_style(config, preset, source, size),
+        style_classifier=classifier,
         lora=lora,
         evaluation=EvaluationSettings.model_validate(preset.evaluation | judged),
         gate=GateSettings(thresholds=preset.evaluation.get("thresholds", {})),
@@ -98,7 +102,7 @@ def make_plan(config: PipelineConfig) -> Plan:
     )
 
 
-def _style(config: PipelineConfig, preset: Preset, source: DataSource) -> StyleSource | None:
+def _style(config: PipelineConfig, preset: Preset, source: DataSource, size: int) -> StyleSource | None:
     """Return what the LoRA learns: as asked for; else, on scenes, the preset's style at the level of the data."""
     if config.style == "none" or not (config.style or source.is_procedural):
         return None
@@ -107,7 +111,7 @@ def _style(config: PipelineConfig, preset: Preset, source: DataSource) -> StyleS
         name, _, query = style.partition("?")
         fields = [field for field in query.split("&") if field and not field.startswith("level=")]
         style = f"{name}?{'&'.join([f'level={level_of(source.data)}', *fields])}"
-    return look_at_style(style)
+    return look_at_style(style, config.trigger, size)
 
 
 def level_of(data: str) -> str:

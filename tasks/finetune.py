@@ -45,16 +45,16 @@ class StyleSource(BaseModel):
         return {"fingerprint": self.fingerprint} if self.fingerprint else {"source": self.source}
 
 
-def look_at_style(source: str) -> StyleSource:
-    """Return a style's source with its fingerprint.
+def look_at_style(source: str, trigger: str, image_size: int) -> StyleSource:
+    """Return a style's source with its fingerprint, having read its few images.
 
     Raises:
-        InputError: the specification or the folder does not read.
+        InputError: the specification, the folder or its trigger word does not do; said before hours of training.
     """
-    if source.startswith("style:"):
-        from fluxmodel.data.style_images import open_style
+    from fluxmodel.data.style_images import open_style
 
-        open_style(source)
+    open_style(source, trigger, image_size)
+    if source.startswith("style:"):
         return StyleSource(source=source)
     from fluxmodel.data.image_folder import FolderSource
 

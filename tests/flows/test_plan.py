@@ -1,6 +1,7 @@
 """A configuration becomes the settings of each stage."""
 
 import pytest
+from PIL import Image
 
 from flows.config import PipelineConfig
 from flows.plan import make_plan
@@ -11,6 +12,14 @@ from fluxmodel.presets import PRESETS
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "cat.png").write_bytes(b"not looked at yet")
+    return str(tmp_path)
+
+
+@pytest.fixture
+def styled(tmp_path):
+    for number in range(4):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a cat")
     return str(tmp_path)
 
 
@@ -52,11 +61,22 @@ def test_a_style_can_be_left_out():
     assert make_plan(PipelineConfig(style="none")).style is None
 
 
-def test_a_folder_of_styled_images_has_a_fingerprint_and_its_trigger_word(folder):
-    plan = make_plan(PipelineConfig(style=folder, trigger="catling"))
+def test_a_folder_of_styled_images_has_a_fingerprint_and_both_who_read_it_its_trigger_word(styled):
+    plan = make_plan(PipelineConfig(style=styled, trigger="catling"))
     assert plan.style is not None
     assert plan.style.fingerprint
-    assert plan.lora.objective["trigger"] == "catling"
+    assert plan.lora.objective["trigger"] == plan.style_classifier.objective["trigger"] == "catling"
+
+
+@pytest.mark.parametrize("trigger", ["", "Cat ling"])
+def test_a_folder_of_styled_images_without_a_word_for_it_is_refused_before_anything_runs(styled, trigger):
+    with pytest.raises(InputError, match=f'trigger is "{trigger}"'):
+        make_plan(PipelineConfig(style=styled, trigger=trigger))
+
+
+def test_a_styled_image_that_does_not_read_is_named_before_anything_runs(folder):
+    with pytest.raises(InputError, match=r"cat\.png: has no caption"):
+        make_plan(PipelineConfig(style=folder, trigger="catling"))
 
 
 def test_another_guidance_changes_the_evaluation_alone_so_that_nothing_is_trained_again():
