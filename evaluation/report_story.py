@@ -171,7 +171,7 @@ def other_prompts(document: Mapping[str, Any], gallery: Mapping[str, Any]) -> st
     text = "Each held-out prompt has a pair of shape and colour no training image showed: getting it right takes " \
         "knowing the two apart. "  # fmt: skip
     if "detailed/attr_acc" in {each["name"] for each in document["metrics"]}:
-        text += "Short prompts leave size and background open; prompts in full name both. "
+        text += "Short prompts leave the background open; prompts in full name it. "
     shown = f'<h3>What it never saw</h3><div class="tiles">{_tiles(tiles)}</div>' if tiles else ""
     return section(
         "asking", "evaluate", "Other ways of asking", note(text), _set_table(document, sets), shown

@@ -27,7 +27,7 @@ class EvaluationSettings(BaseModel):
     )
     caption_kind: Literal["short", "detailed"] = Field(
         default="short",
-        description="Wording of the prompts on scenes: short ones leave size and background open.",
+        description="Wording of the prompts on scenes: short ones leave the background open.",
     )
     num_detailed: int = Field(
         default=500,

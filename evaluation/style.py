@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fluxmodel.data.decode import decode, encode_png
-from fluxmodel.data.procedural import LEVELS, Scene, parse_caption, short_caption
-from fluxmodel.data.style_images import styled_caption, without_ground
+from fluxmodel.data.procedural import LEVELS, parse_caption, short_caption
+from fluxmodel.data.style_images import styled_caption
 from fluxmodel.data.styles import STYLES
 from fluxmodel.encoders.style_classifier import StyleClassifier
 from fluxmodel.sampling import in_precision
@@ -118,19 +118,15 @@ def measure_lora(
 
 
 def ask(level: str | None, trigger: str, settings: LoraSettings, captions: list[str] | None = None) -> Asked:
-    """Return fresh prompts, half naming sizes and half not, none naming a background; or a folder's own."""
+    """Return fresh prompts, none naming a background; or a folder's own."""
     num = settings.num_prompts
     seeds = [FIRST_NOISE + settings.seed * 1_000_003 + index for index in range(num)]
     if level is None:
         plain = [(captions or [""])[index % len(captions or [""])] for index in range(num)]
         return Asked(plain, [styled_caption(text, trigger) for text in plain], seeds, None)
-    plain = [_request(scene, i) for i, scene in enumerate(draw_scenes(level, "prompts", settings.seed, num))]
+    plain = [short_caption(scene) for scene in draw_scenes(level, "prompts", settings.seed, num)]
     scenes = AskedScenes.of([parse_caption(text, LEVELS[level]) for text in plain], level)
     return Asked(plain, [styled_caption(text, trigger) for text in plain], seeds, scenes)
-
-
-def _request(scene: Scene, index: int) -> str:
-    return without_ground(scene) if index % 2 == 0 else short_caption(scene)
 
 
 def _samplings(

@@ -46,12 +46,12 @@ def stated_by_text(text: str, level: Level) -> Stated | None:
 
 
 def shortened(text: str, level: Level) -> str | None:
-    """Return a detailed caption without sizes and background; None where it does not parse."""
+    """Return a detailed caption without its background; None where it does not parse."""
     try:
         said = parse_caption(text, level)
     except InputError:
         return None
-    return " and ".join(f"a {o.color} {o.shape} {_place(level, o.row, o.col)}" for o in said.objects)
+    return text.removesuffix(f" on {said.background}")
 
 
 def _alt_text(text: str, level: Level) -> Stated | None:

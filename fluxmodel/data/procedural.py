@@ -281,20 +281,19 @@ def template_masks(
     )
 
 
-def _phrase(level: Level, item: SceneObject, with_size: bool) -> str:
-    size = f"{item.size} " if with_size and len(level.sizes) > 1 else ""
+def _phrase(level: Level, item: SceneObject) -> str:
+    size = f"{item.size} " if len(level.sizes) > 1 else ""
     return f"a {size}{item.color} {item.shape} {level.rows[item.row]} {level.columns[item.col]}"
 
 
 def detailed_caption(scene: Scene) -> str:
     """Say everything: "a small red circle top left and a large blue bar bottom right on white"."""
-    level = LEVELS[scene.level]
-    return " and ".join(_phrase(level, o, True) for o in scene.objects) + f" on {scene.background}"
+    return f"{short_caption(scene)} on {scene.background}"
 
 
 def short_caption(scene: Scene) -> str:
-    """Leave out sizes and background: "a red circle top left and a blue bar bottom right"."""
-    return " and ".join(_phrase(LEVELS[scene.level], o, False) for o in scene.objects)
+    """Leave the background open: "a small red circle top left and a large blue bar bottom right"."""
+    return " and ".join(_phrase(LEVELS[scene.level], o) for o in scene.objects)
 
 
 def alt_text(scene: Scene, seed: int, index: int) -> str:

@@ -10,8 +10,6 @@ import numpy as np
 from fluxmodel.data.procedural import (
     LEVELS,
     Level,
-    Scene,
-    detailed_caption,
     draw_scene,
     render,
     short_caption,
@@ -42,18 +40,10 @@ def styled_caption(caption: str, trigger: str) -> str:
     return caption if trigger in caption.split() else f"{caption} in {trigger}".strip()
 
 
-def without_ground(scene: Scene) -> str:
-    """Return the detailed caption less the background, which a style replaces."""
-    return detailed_caption(scene).rsplit(" on ", 1)[0]
-
-
 def style_images(style: Style, level: Level, num: int, seed: int) -> StyleImages:
     """Draw `num` fresh scenes in a style."""
     scenes = [draw_scene(level, SEED_OFFSET + seed, index) for index in range(num)]
-    captions = [
-        {kind: styled_caption(text, style.trigger) for kind, text in said.items()}
-        for said in ({"detailed": without_ground(s), "short": short_caption(s)} for s in scenes)
-    ]
+    captions = [{"short": styled_caption(short_caption(s), style.trigger)} for s in scenes]
     return StyleImages(style.name, style.trigger, render(scenes, style), captions, style)
 
 

@@ -5,12 +5,11 @@ import torch
 
 from evaluation.scene_judge import SceneJudge
 from evaluation.verdicts import AskedScenes, compare
-from fluxmodel.data.procedural import LEVELS, draw_scene, parse_caption, render
-from fluxmodel.data.style_images import without_ground
+from fluxmodel.data.procedural import LEVELS, draw_scene, parse_caption, render, short_caption
 from fluxmodel.data.styles import STYLES
 
 SCENES = [draw_scene(LEVELS["full"], 778, index) for index in range(150)]
-ASKED = AskedScenes.of([parse_caption(without_ground(scene), LEVELS["full"]) for scene in SCENES], "full")
+ASKED = AskedScenes.of([parse_caption(short_caption(scene), LEVELS["full"]) for scene in SCENES], "full")
 
 
 def accuracy(style, judge):

@@ -28,7 +28,9 @@ def encoded(tmp_path):
 
 def drawn(model, encoded, output, **changes):
     output.mkdir()
-    draw_pairs(model, encoded, PairSettings(**{"num": 10, "num_steps": 3, "precision": "fp32", **changes}), 5, output)
+    draw_pairs(
+        model, encoded, PairSettings(**{"num": 10, "num_steps": 3, "precision": "fp32", **changes}), 5, output
+    )
     return EncodedDataset.from_directory(output)
 
 
