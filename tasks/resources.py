@@ -17,6 +17,8 @@ from fluxmodel.errors import FluxlineError, InterruptedRun, StageError
 
 HOUR = 3600.0
 POLL_SECONDS = 0.1
+LET_THE_CHAIN_GO_ON = 4.0
+"""Seconds a side branch waits for a slot: Prefect takes one or two to submit what follows a finished stage."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Resources:
         timeout_seconds: longest time a child of the stage may take (Prefect cannot interrupt a thread that waits).
         retries: how often a failure that may pass (a killed child, a full disk freed) is tried again.
         priority: lower goes first when slots are short; the longest chain starts first.
-        yields_seconds: how long a stage that is not on the longest chain lets others come first.
+        yields_seconds: how long a stage that is not on the longest chain leaves a free slot to others.
     """
 
     cpus: int = 1
@@ -48,9 +50,9 @@ RESOURCES = {
     "train": Resources(timeout_seconds=14 * 24 * HOUR, priority=1),
     "rectify": Resources(timeout_seconds=7 * 24 * HOUR, priority=2),
     "finetune": Resources(timeout_seconds=24 * HOUR, priority=3),
-    "prepare-dual_encoder": Resources(priority=4, yields_seconds=0.5),
-    "prepare-detector": Resources(priority=5, yields_seconds=0.5),
-    "prepare-style_classifier": Resources(priority=6, yields_seconds=0.5),
+    "prepare-dual_encoder": Resources(priority=4, yields_seconds=LET_THE_CHAIN_GO_ON),
+    "prepare-detector": Resources(priority=5, yields_seconds=LET_THE_CHAIN_GO_ON),
+    "prepare-style_classifier": Resources(priority=6, yields_seconds=LET_THE_CHAIN_GO_ON),
     "evaluate": Resources(timeout_seconds=12 * HOUR, priority=7),
     "gate": Resources(timeout_seconds=HOUR, retries=2, priority=7),
     "register": Resources(timeout_seconds=HOUR, retries=2, priority=7),
@@ -85,6 +87,7 @@ def slots(folder: Path, cpus: int, resources: Resources, stop: Callable[[], bool
     wanted = max(1, min(cpus, num_slots()))
     ticket = (resources.priority, time.monotonic())
     held: list[int] = []
+    free_since = 0.0
     with _waiting_changed:
         _waiting.append(ticket)
         _waiting.sort()
@@ -93,8 +96,12 @@ def slots(folder: Path, cpus: int, resources: Resources, stop: Callable[[], bool
             if stop():
                 raise InterruptedRun("Stopped while waiting for a free core; the same command goes on.")
             with _waiting_changed:
-                if _waiting[0] == ticket and time.monotonic() - ticket[1] >= resources.yields_seconds:
-                    held = _take(folder, wanted)
+                held = _take(folder, wanted) if _waiting[0] == ticket else []
+                now = time.monotonic()
+                free_since = (free_since or now) if held else 0.0
+                if held and now - free_since < resources.yields_seconds:
+                    _give_back(held)
+                    held = []
                 if held:
                     _waiting.remove(ticket)
                     _waiting_changed.notify_all()
@@ -106,8 +113,12 @@ def slots(folder: Path, cpus: int, resources: Resources, stop: Callable[[], bool
             if ticket in _waiting:
                 _waiting.remove(ticket)
             _waiting_changed.notify_all()
-        for descriptor in held:
-            os.close(descriptor)
+        _give_back(held)
+
+
+def _give_back(held: list[int]) -> None:
+    for descriptor in held:
+        os.close(descriptor)
 
 
 def _take(folder: Path, wanted: int) -> list[int]:
@@ -123,6 +134,5 @@ def _take(folder: Path, wanted: int) -> list[int]:
             os.close(descriptor)
         if len(held) == wanted:
             return held
-    for descriptor in held:
-        os.close(descriptor)
+    _give_back(held)
     return []

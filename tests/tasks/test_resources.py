@@ -53,6 +53,25 @@ def test_the_longest_chain_goes_first_when_cores_are_short(tmp_path):
     assert order == [0, 1, 2, 3]
 
 
+def test_a_side_branch_leaves_a_freed_slot_to_what_follows_in_the_longest_chain(tmp_path):
+    order: list[str] = []
+
+    def stage(name: str, needs: Resources) -> None:
+        with slots(tmp_path, 2, needs, lambda: False):
+            order.append(name)
+
+    side = threading.Thread(target=stage, args=("side", Resources(priority=5, yields_seconds=1.0)))
+    chain = threading.Thread(target=stage, args=("chain", Resources(priority=1)))
+    with slots(tmp_path, 2, Resources(), lambda: False):
+        side.start()  # waits long before the slot is free
+        time.sleep(1.2)
+    time.sleep(0.3)
+    chain.start()  # submitted only after what it follows has ended
+    for thread in (side, chain):
+        thread.join(5)
+    assert order == ["chain", "side"]
+
+
 def test_a_waiting_stage_can_be_stopped(tmp_path):
     waiting = slots(tmp_path, 1, Resources(), lambda: True)
     with slots(tmp_path, 2, Resources(), lambda: False), pytest.raises(InterruptedRun), waiting:
