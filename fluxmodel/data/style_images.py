@@ -75,7 +75,8 @@ def folder_images(folder: str, trigger: str, image_size: int) -> StyleImages:
         raise InputError(
             f"{folder}: has {len(pixels)} images; a style needs at least {LEAST_IMAGES}, better 16"
         )
-    return StyleImages(source.name, trigger, np.stack(pixels), captions)
+    name = source.name.removeprefix("folder:")  # it is typed after --lora, and becomes a folder again
+    return StyleImages(name, trigger, np.stack(pixels), captions)
 
 
 def open_style(source: str, trigger: str = "", image_size: int = 32) -> StyleImages:
