@@ -3,12 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.servers import start_prefect
@@ -36,7 +40,7 @@ class Command:
     def run(self, *arguments: str, code: int = 0) -> tuple[dict, str]:
         """Run to the end; return the JSON object of the last line and what stderr said."""
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=400)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == code, err
         assert "Traceback" not in err
         assert "Warning" not in err
@@ -46,6 +50,14 @@ class Command:
         """Run the smoke preset; return its stages by name, the whole outcome and what stderr said."""
         outcome, err = self.run("run", "--preset", "smoke", "--json", *arguments)
         return {stage["name"]: stage for stage in outcome["stages"]}, outcome, err
+
+    def work(self, stage: dict) -> Path:
+        """Return the work folder of a stage."""
+        return self.home / "work" / stage["run_key"][:32]
+
+    def artifact(self, stage: dict) -> Path:
+        """Return the directory of a stage's artifact in this home."""
+        return self.home / "artifacts" / Path(stage["artifact"]).parent.name / stage["digest"][:16]
 
 
 @pytest.fixture(scope="session")
@@ -82,10 +94,47 @@ def forget() -> Forget:
     """Make a home forget that a stage was ever run."""
 
     def call(command: Command, stages: dict[str, dict], name: str) -> None:
-        key, artifact = stages[name]["run_key"], Path(stages[name]["artifact"].removeprefix("file://"))
+        key = stages[name]["run_key"]
         (command.home / "runs" / f"{key}.json").unlink()
         (command.home / "results" / key).unlink()
-        shutil.rmtree(command.home / "artifacts" / artifact.parent.name / artifact.name)
-        shutil.rmtree(command.home / "work" / key[:32])
+        shutil.rmtree(command.artifact(stages[name]))
+        shutil.rmtree(command.work(stages[name]))
+
+    return call
+
+
+@pytest.fixture
+def ran() -> Callable[[dict[str, dict]], list[str]]:
+    """Name the stages that were not reused."""
+    return lambda stages: [name for name, stage in stages.items() if not stage["reused"]]
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], object]], None]:
+    """Wait until a condition holds."""
+
+    def call(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 300
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come to pass"
+            time.sleep(0.01)
+
+    return call
+
+
+@pytest.fixture
+def kill_tree() -> Callable[[subprocess.Popen], None]:
+    """End a command and all it started by SIGKILL, as if at one moment; nothing of it is left afterwards."""
+
+    def call(process: subprocess.Popen) -> None:
+        process.send_signal(signal.SIGSTOP)  # it must not see its children go, nor start another
+        family = psutil.Process(process.pid).children(recursive=True)
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.kill()
+        process.communicate()
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert alive == []
 
     return call
