@@ -30,6 +30,7 @@ from .prompts import Benchmark, build_benchmark
 from .sampler import Sampler
 from .settings import EvaluationSettings
 from .straightness import straightness_of
+from .timeless import write_timeless
 
 Progress = Callable[[int, int, str], None]
 
@@ -264,5 +265,6 @@ def _write(
     (output / "evaluation.json").write_text(
         json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8"
     )
+    write_timeless(output, document)
     write_report(output, output / "report.html", curation=curation)
     return EvaluationReport(output, document)

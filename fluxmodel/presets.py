@@ -162,9 +162,9 @@ DEMO = Preset(
     style="style:wash?level=full&n=16&seed=0",
     lora=TrainingTemplate(
         kind="lora",
-        objective={"prior_share": 0.4},
-        optimizer=OptimizerSettings(learning_rate=5e-3, warmup_steps=20, decay_fraction=0.6),
-        steps=400,
+        objective={"prior_share": 0.4, "strength": 1.25},
+        optimizer=OptimizerSettings(learning_rate=1e-2, warmup_steps=20, decay_fraction=0.6),
+        steps=500,
         batch_size=32,
         ema_decay=0.98,
     ),

@@ -20,6 +20,8 @@ from fluxmodel.errors import ArtifactError
 from tasks.home import Home
 
 MANIFEST = "manifest.json"
+UNDIGESTED = "undigested.json"
+"""A file in which an artifact may name others that also tell timings: they are kept and checked, but are no content."""
 _CHUNK = 1 << 20
 
 
@@ -42,21 +44,27 @@ def file_digest(path: Path) -> str:
 
 
 def list_files(directory: Path) -> list[dict]:
-    """Return {path, sha256, bytes} of each file below `directory`, sorted by path, manifest excluded."""
+    """Return {path, sha256, bytes} of each file below `directory`, sorted by path, manifest excluded.
+
+    Those that the directory's `UNDIGESTED` names have `undigested` as well.
+    """
+    apart = directory / UNDIGESTED
+    undigested = json.loads(apart.read_text()) if apart.is_file() else []
     paths = sorted(
         p for p in directory.rglob("*") if p.is_file() and p.relative_to(directory) != Path(MANIFEST)
     )
-    return [
-        {"path": p.relative_to(directory).as_posix(), "sha256": file_digest(p), "bytes": p.stat().st_size}
-        for p in paths
-    ]
+    files = []
+    for path in paths:
+        name = path.relative_to(directory).as_posix()
+        flag = {"undigested": True} if name in undigested else {}
+        files.append({"path": name, "sha256": file_digest(path), "bytes": path.stat().st_size, **flag})
+    return files
 
 
 def content_digest(files: list[dict]) -> str:
     """Return the digest of a file list made by `list_files`."""
-    text = "\n".join(
-        f"{entry['path']}\0{entry['sha256']}" for entry in sorted(files, key=lambda e: e["path"])
-    )
+    content = sorted((e for e in files if not e.get("undigested")), key=lambda e: e["path"])
+    text = "\n".join(f"{entry['path']}\0{entry['sha256']}" for entry in content)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -24,3 +24,11 @@ def add_adapters(model: MMDiT, rank: int, alpha: float, seed: int) -> MMDiT:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
     return model
+
+
+@torch.no_grad()
+def strengthen(model: MMDiT, strength: float) -> None:
+    """Make the adapters of a model act `strength` times as strongly, in place, by their B."""
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.mul_(strength)

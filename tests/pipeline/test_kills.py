@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -58,11 +57,8 @@ def test_killed_once_in_every_stage_the_run_ends_as_if_undisturbed(finished, tmp
     assert not remaining, lives
     stages = {stage["name"]: stage for stage in json.loads(out.splitlines()[-1])["stages"]}
     assert list(stages) == list(undisturbed)
-    for name in sorted(stages.keys() - {"evaluate", "gate"}):
-        assert stages[name]["digest"] == undisturbed[name]["digest"], name
-    evaluations = command.artifact(stages["evaluate"]), finished[0].artifact(undisturbed["evaluate"])
-    assert results(evaluations[0]) == results(evaluations[1])
-    assert verdict(command.artifact(stages["gate"])) == verdict(finished[0].artifact(undisturbed["gate"]))
+    digests = {name: stage["digest"] for name, stage in stages.items()}
+    assert digests == {name: stage["digest"] for name, stage in undisturbed.items()}
     each_stage_has_one_run_in_mlflow(command.home, stages)
     again, _, _ = command.pipeline()
     assert all(stage["reused"] for stage in again.values())
@@ -112,24 +108,6 @@ def rows(home: Path, table: str) -> list[tuple]:
             store.close()
     except sqlite3.OperationalError:  # not made yet, or being written
         return []
-
-
-def results(evaluation: Path) -> tuple[Any, bytes]:
-    """What an evaluation found, less how long it took: that is measured, and no two runs take equally long."""
-
-    def timeless(value):
-        if isinstance(value, dict):
-            value = {k: timeless(v) for k, v in value.items() if k not in ("latency_ms", "cost")}
-            return {} if value.get("name") == "latency_ms" else value
-        return [timeless(each) for each in value] if isinstance(value, list) else value
-
-    report = json.loads((evaluation / "evaluation.json").read_text())
-    return timeless(report), (evaluation / "rows.parquet").read_bytes()
-
-
-def verdict(decision: Path) -> dict:
-    found = json.loads((decision / "decision.json").read_text())
-    return {name: value for name, value in found.items() if name != "evaluation"}
 
 
 def each_stage_has_one_run_in_mlflow(home: Path, stages: dict[str, dict]) -> None:

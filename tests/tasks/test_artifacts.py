@@ -26,6 +26,18 @@ def test_digest_depends_on_content_and_paths_alone(directory, tmp_path):
     assert content_digest(list_files(moved)) != before
 
 
+def test_what_also_tells_timings_is_kept_and_checked_but_is_no_content(home, directory, tmp_path):
+    (directory / "undigested.json").write_text('["times.json"]')
+    (directory / "times.json").write_text("1 s")
+    store = ArtifactStore(home)
+    ref = store.put(directory, "model")
+    assert (store.path(ref) / "times.json").read_text() == "1 s"
+    (directory / "times.json").write_text("2 s")
+    assert store.put(directory, "model").digest == ref.digest
+    (store.path(ref) / "times.json").write_text("forged")
+    assert store.problems(ref) == ["times.json differs from its digest"]
+
+
 def test_stored_artifact_is_whole_and_named_by_its_digest(home, directory):
     store = ArtifactStore(home)
     ref = store.put(directory, "model", "run7")

@@ -38,6 +38,12 @@ class FlowSettings(BaseModel):
         default=0.1, ge=0, lt=1, description="Share of captions emptied, for guidance."
     )
     time_density: TimeDensity = Field(default="logit_normal", description="Which times are visited.")
+    noise_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the times that are 1: pure noise, where a single step starts.",
+    )
     coupling: Coupling = Field(
         default="independent",
         description="Fresh noise at every step, or each latent with the noise it came from.",
@@ -98,6 +104,7 @@ class FlowObjective:
             assert latents.noise is not None
             noise = latents.noise[samples]
         t = sample_timesteps(size, self.settings.time_density, generator)
+        t = t.masked_fill(torch.rand(size, generator=generator) < self.settings.noise_share, 1.0)
         texts = latents.texts(samples, epochs)
         kept = torch.rand(size, generator=generator) >= self.settings.caption_dropout
         return FlowBatch(data, noise, t, *latents.embed(texts * kept))[part]

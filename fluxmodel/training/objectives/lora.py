@@ -30,7 +30,7 @@ from fluxmodel.module_files import read_config
 from fluxmodel.pixels import to_signed
 from fluxmodel.randomness import keyed_generator
 from fluxmodel.text_to_image import INDEX, ModelIndex
-from fluxmodel.training.lora import add_adapters
+from fluxmodel.training.lora import add_adapters, strengthen
 from fluxmodel.training.objectives.flow import velocity_field
 from fluxmodel.training_job import TrainingJob
 from fluxmodel.weights import load_mmdit, save_lora
@@ -45,6 +45,11 @@ class LoraSettings(BaseModel):
     trigger: str = Field(default="", description="The made-up word that asks for a folder's style.")
     rank: int = Field(default=16, gt=0, description="Rank of each adapter.")
     alpha: float = Field(default=16.0, gt=0, description="Adapters are scaled by alpha / rank.")
+    strength: float = Field(
+        default=1.0,
+        gt=0,
+        description="How much stronger than trained the LoRA is kept: style against the prompt.",
+    )
     prior_share: float = Field(
         default=1 / 3, ge=0, lt=1, description="Share of each batch from the base's training data."
     )
@@ -118,6 +123,7 @@ class LoraObjective:
 
     def finish(self, directory: Path) -> dict[str, float]:
         """Write the LoRA in peft's layout, lora.json, images.png and story.json."""
+        strengthen(self.model, self.settings.strength)
         save_lora(self.model, directory)
         images, settings = self.images, self.settings
         about = {
@@ -126,7 +132,7 @@ class LoraObjective:
             "style": images.name,
             "rank": settings.rank,
             "alpha": settings.alpha,
-            "scale": 1.0,
+            "strength": settings.strength,
             "base": hashlib.sha256((self.base / "model.safetensors").read_bytes()).hexdigest(),
             "num_images": len(images.pixels),
             "steps": self.job.steps,

@@ -17,6 +17,7 @@ from fluxmodel.text_to_image import INDEX, ModelIndex
 from fluxmodel.training.__main__ import run
 from fluxmodel.training.checkpoint import CheckpointFolder
 from fluxmodel.training.loop import Interrupted, train
+from fluxmodel.training.lora import add_adapters, strengthen
 from fluxmodel.training.objectives.lora import LoraObjective
 from fluxmodel.training.parallel import ALONE
 from fluxmodel.training_job import TrainingJob
@@ -135,3 +136,16 @@ def test_a_style_classifier_job_leaves_a_classifier(tmp_path):
     assert StyleClassifier.from_directory(tmp_path / "final").config.style == "glow"
     metrics = json.loads((tmp_path / "final" / "card.json").read_text())["metrics"]
     assert {"accuracy", "accuracy/style", "accuracy/ground_only"} <= set(metrics)
+
+
+def test_strength_scales_what_the_adapters_add():
+    torch.manual_seed(0)
+    config = MMDiTConfig.model_validate(SETTINGS["flow"]["model"])
+    model = add_adapters(MMDiT(config), 2, 2.0, 0)
+    layer = model.get_submodule("double_blocks.0.img_attn.qkv")
+    torch.nn.init.normal_(layer.lora_B["default"].weight)  # pyright: ignore (peft's layer)
+    x = torch.randn(3, config.hidden_size)
+    base = layer.base_layer(x)  # pyright: ignore (peft's layer)
+    added = layer(x) - base
+    strengthen(model, 1.5)
+    torch.testing.assert_close(layer(x) - base, 1.5 * added)
