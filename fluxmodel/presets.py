@@ -95,6 +95,7 @@ _ON_PAIRS = {
     "caption_mix": {"prompt": 1.0},
     "caption_dropout": 0.0,
     "time_density": "u_shaped",
+    "noise_share": 0.5,
 }
 """Reflow: the student learns the guided teacher's pairs and needs no guidance, hence no empty captions."""
 
@@ -151,7 +152,7 @@ DEMO = Preset(
         kind="flow",
         objective=_ON_PAIRS,
         optimizer=OptimizerSettings(
-            learning_rate=1e-3, muon_learning_rate=0.01, warmup_steps=20, decay_fraction=0.6
+            learning_rate=2e-3, muon_learning_rate=0.015, warmup_steps=20, decay_fraction=0.6
         ),
         steps=600,
         batch_size=64,

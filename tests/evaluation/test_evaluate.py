@@ -138,7 +138,7 @@ def test_the_directory_holds_what_it_promises(judged):
     names = {path.name for path in judged.report.directory.iterdir()}
     assert names == {
         "evaluation.json", "rows.parquet", "grid.png", "held_out.png", "steps.png", "curves.png", "gallery.json",
-        "report.html",
+        "report.html", "measured.json", "undigested.json",
     }  # fmt: skip
     text = (judged.report.directory / "evaluation.json").read_text()
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == judged.report.document
