@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fluxmodel.data.curated_dataset import CuratedDataset
+from fluxmodel.training_job import Precision
 
 from .baselines import measure_baselines
 from .calibration import calibrate
@@ -93,7 +94,7 @@ def evaluate(
         headline, chosen_by = headline_point(points)
         further = _further_sets(sampler, instruments, benchmark, headline, points, drawn)
         straightness = straightness_of(sampler, benchmark.prompts, variants, settings)
-    adopted = _measure_lora(model_dir, lora, evaluators, variants, benchmark, settings, drawn)
+    adopted = _measure_lora(model_dir, lora, evaluators, variants, benchmark, settings, precision, drawn)
     calibration = calibrate(instruments.judge, settings, pipe.autoencoder) if instruments.judge else []
     identity = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, precision)
     document = {
@@ -123,7 +124,7 @@ def _circumstances(
     return {
         "evaluators": {name: card_of(directory) for name, directory in evaluators.items()},
         "skipped": instruments.skipped,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.semantic(),
         "data": str(dataset.record.get("data", "")),
         "thresholds": settings.thresholds,
     }
@@ -170,6 +171,7 @@ def _measure_lora(
     variants: tuple[str, ...],
     benchmark: Benchmark,
     settings: EvaluationSettings,
+    precision: Precision,
     drawn: _Counter,
 ) -> dict[str, Any] | None:
     """Try a LoRA on the base and on the rectified model; None where there is no LoRA."""
@@ -177,7 +179,6 @@ def _measure_lora(
         return None
     from fluxmodel.encoders.style_classifier import StyleClassifier
     from fluxmodel.text_to_image import TextToImage
-    from fluxmodel.training.precision import choose_precision
 
     from .style import LoraSettings, measure_lora
 
@@ -195,7 +196,7 @@ def _measure_lora(
             base_steps=settings.lora_steps,
             guidance=settings.guidance,
             rectified_steps=settings.rectified_steps[:2],
-            precision=choose_precision(settings.precision),
+            precision=precision,
         ),
         captions=benchmark.prompts.prompts,
     )

@@ -6,7 +6,7 @@
     incomparable  the two were measured differently; the fields are named
 
 The primary is `all_correct` at each side's headline point where there is a judge, else `retrieval`. "Shown" means that
-the 95 % interval of the paired difference excludes zero, that the exact sign-flip test agrees (p <= 0.05), and that
+the 95 % interval of the paired difference excludes zero, that the sign-flip test agrees (p <= 0.05), and that
 the difference is at least `min_effect`: trainings with other seeds differ more than prompts do, and no interval
 over prompts knows that. The rule is its own mirror image: what promotes A over B rejects B against A.
 
@@ -115,7 +115,7 @@ def decide(
     try:
         rows = compare_evaluations(challenger, champion)
     except IncomparableError as error:
-        reasons = [str(error), "The champion stays; to replace it by hand, use `fluxline promote --force`."]
+        reasons = [str(error), "The champion stays; to replace it by hand, use `fluxline promote`."]
         return GateDecision(verdict="incomparable", reasons=reasons, champion=who, settings=settings)
     name = next((name for name in ("all_correct", "retrieval") if name in rows), "")
     if not name:

@@ -84,8 +84,8 @@ class EvaluationSettings(BaseModel):
         return self
 
     def semantic(self) -> dict:
-        """The fields that influence the result; `workers`, thresholds and the latency trials do not."""
-        return self.model_dump(mode="json", exclude={"workers", "thresholds", "num_latency_trials"})
+        """The fields that influence what an evaluation says; `workers` and the latency trials do not."""
+        return self.model_dump(mode="json", exclude={"workers", "num_latency_trials"})
 
 
 class EvaluationJob(BaseModel):

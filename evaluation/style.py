@@ -7,6 +7,7 @@ A trained classifier says whether an image wears the style; the scene judge read
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -111,10 +112,18 @@ def measure_lora(
         "trigger": about["trigger"],
         "prompts": digest_of([*asked.plain, *asked.triggered]),
         "judge": reader.name,
-        "classifier": classifier.config.model_dump(),
+        "classifier": digest_of([classifier.config.model_dump(), weights_of(classifier)]),
         **settings.model_dump(mode="json"),
     }
     return {"identity": identity, "about": about, "metrics": metrics, "tiles": tiles}
+
+
+def weights_of(network: torch.nn.Module) -> str:
+    """Return the sha256 of a network's weights."""
+    total = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        total.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def ask(level: str | None, trigger: str, settings: LoraSettings, captions: list[str] | None = None) -> Asked:

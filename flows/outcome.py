@@ -91,7 +91,7 @@ def finish(run: PipelineRun, refs: dict[str, ArtifactRef], model_name: str) -> P
         stages=rows,
         model_name=made.get("name", model_name),
         model_version=str(made.get("version", "")),
-        aliases=made.get("aliases", []),
+        aliases=_aliases(run, made),
         verdict=decision.get("verdict") or made.get("verdict", ""),
         reasons=decision.get("reasons", []),
         evaluation=str(evaluation / "evaluation.json"),
@@ -104,6 +104,17 @@ def finish(run: PipelineRun, refs: dict[str, ArtifactRef], model_name: str) -> P
     report = _write_report(run, outcome, places, book)
     run.close("FINISHED", read_evaluation(evaluation), [row.run_key for row in rows], report)
     return outcome.model_copy(update={"evaluation": str(report)})
+
+
+def _aliases(run: PipelineRun, made: dict[str, Any]) -> list[str]:
+    """Return the version's aliases as the registry has them now; while MLflow is away, as they were given."""
+    from tasks import registry
+
+    try:
+        now = registry.aliases(run.home, made["name"])
+    except Exception:
+        return made.get("aliases", [])
+    return sorted(alias for alias, version in now.items() if version == str(made["version"]))
 
 
 def _write_report(run: PipelineRun, outcome: PipelineOutcome, places: dict[str, Path], book: RunBook) -> Path:

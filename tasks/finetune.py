@@ -1,5 +1,7 @@
 """Finetune: a LoRA of a style on the base, from a few images and the base's own data."""
 
+from pathlib import Path
+
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,8 +43,10 @@ class StyleSource(BaseModel):
     fingerprint: str = Field(default="", description="Digest of a folder's content; empty for a drawn style.")
 
     def semantic(self) -> dict[str, str]:
-        """Return what a result depends on: a folder's content, not its place."""
-        return {"fingerprint": self.fingerprint} if self.fingerprint else {"source": self.source}
+        """Return what a result depends on: a folder's content and name (the LoRA's), not its place."""
+        if not self.fingerprint:
+            return {"source": self.source}
+        return {"fingerprint": self.fingerprint, "name": Path(self.source.removeprefix("folder:")).name}
 
 
 def look_at_style(source: str, trigger: str, image_size: int) -> StyleSource:

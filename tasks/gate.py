@@ -4,8 +4,9 @@ from pathlib import Path
 
 from prefect import task
 
+from evaluation.compare import read_side
 from evaluation.gate import FILE, Champion, GateDecision, GateSettings, decide, headline
-from fluxmodel.errors import ArtifactError
+from fluxmodel.errors import ArtifactError, InputError
 from tasks import registry
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.cards import read_json
@@ -62,9 +63,10 @@ def _compared(
     home: Home, challenger: Path, champion: registry.RegisteredVersion, settings: GateSettings
 ) -> GateDecision:
     who = Champion(name=champion.name, version=champion.version)
+    read_side(challenger)  # a fault of the challenger's is no answer about the champion
     try:
         return decide(challenger, registry.evaluation_directory(home, champion), settings, who)
-    except ArtifactError as error:
+    except (ArtifactError, InputError) as error:
         reasons = [str(error), "The champion stays; to replace it by hand, use `fluxline promote`."]
         return GateDecision(verdict="incomparable", reasons=reasons, champion=who, settings=settings)
 

@@ -110,7 +110,8 @@ def rollback(home: Home, name: str, reason: str = "") -> Move:
                 f"{name} has no champion before {_told(old)}, so there is nothing to go back to."
             )
         back = registry.find_version(home, name, new)
-        wanted = {PREVIOUS: old, CHAMPION: new} if old else {CHAMPION: new}
+        # The champion first: cut off between the two, the version asked for is the champion already.
+        wanted = {CHAMPION: new, PREVIOUS: old} if old else {CHAMPION: new}
         _move(home, name, before, wanted, _note(back, "rollback", reason))
     said = f"The champion of {name} is version {new} again; version {old} is `previous`."
     return Move(name, new, old, True, said)

@@ -84,7 +84,8 @@ class Stage:
             book.decide(identity, reused=False)
         elif damage := self._damage(home, record):
             board().say(f"{identity.stage}: {damage}; it is made again.")
-            ArtifactStore(home).discard(record.artifact)
+            if ArtifactStore(home).problems(record.artifact):
+                ArtifactStore(home).discard(record.artifact)
             shutil.rmtree(home.work(identity.run_key), ignore_errors=True)
             book.forget(identity.run_key)
             book.decide(identity, reused=False, reason=f"re-ran because {damage}")

@@ -19,7 +19,7 @@ from fluxmodel.encoders.captioner import Written
 if TYPE_CHECKING:
     from fluxmodel.data.captioning import CaptionRow
 
-UNSEEN_SEED = 940_000_000
+UNSEEN_SEED = 950_000_000
 """Family of the scenes with unseen pairs; no data set and no evaluation draws from it."""
 NUM_EXAMPLES = 10
 _BOTH = ("shape", "color")
