@@ -31,7 +31,7 @@ def test_generate_draws_with_the_champions_rectified_model_and_with_its_lora(fin
     assert np.array_equal(pixels(), np.asarray(rectified([PROMPT], **one)[0]))  # one step is its default
     assert np.array_equal(pixels("--variant", "base"), np.asarray(base([PROMPT], seed=0)[0]))
     styled = np.asarray(rectified.with_lora(lora)([PROMPT], **one)[0])
-    assert np.array_equal(pixels("--lora", "glow"), styled)
+    assert np.array_equal(pixels("--lora", "wash"), styled)
     assert np.array_equal(pixels("--lora", str(lora)), styled)
     assert not np.array_equal(styled, np.asarray(rectified([PROMPT], **one)[0]))
 
@@ -42,7 +42,7 @@ def test_generate_draws_with_the_champions_rectified_model_and_with_its_lora(fin
         (["--model", "nobody"], "There is no registered model 'nobody'; `fluxline run` makes one."),
         (
             ["--lora", "charcoal"],
-            "--lora charcoal: this model has glow; name one of its LoRAs, or the directory of another.",
+            "--lora charcoal: this model has wash; name one of its LoRAs, or the directory of another.",
         ),
     ],
 )
