@@ -20,7 +20,7 @@ def test_a_lost_store_comes_back_from_mlflow_and_nothing_is_made_again(again, fi
         assert not list((again.home / "fetched").glob(".partial*"))
     shutil.rmtree(again.home / "artifacts")
     drawn, _ = again.run(
-        "generate", "a red circle", "--lora", "glow", "--out", str(tmp_path / "out"), "--json"
+        "generate", "a red circle", "--lora", "wash", "--out", str(tmp_path / "out"), "--json"
     )
     assert len(drawn["images"]) == 1
 
