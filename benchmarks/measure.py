@@ -46,18 +46,26 @@ def faster(name: str, ours: float, peer: float, unit: str = "seconds") -> Row:
     return Row(name, ours, peer, peer / ours, unit)
 
 
-def publish(name: str, rows: list[Row], packages: tuple[str, ...], **limits: float) -> dict:
+def publish(
+    name: str,
+    rows: list[Row],
+    packages: tuple[str, ...],
+    figures: dict[str, float] | None = None,
+    **limits: float,
+) -> dict:
     """Write benchmarks/results/<name>.json and return what it says.
 
     Args:
         name: The benchmark's module name.
         rows: What was measured; the last row is the headline.
         packages: Distributions whose versions belong to the result.
+        figures: Further numbers behind the rows, by name.
         **limits: The machine's own measured limits, to read the rows against.
     """
     result = {
         "benchmark": name,
         "rows": [asdict(row) for row in rows],
+        "figures": figures or {},
         "limits": limits,
         "device": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
         "versions": {"python": platform.python_version()}

@@ -65,7 +65,7 @@ def main() -> int:
         attributes, whole = each.value("attr_acc"), each.value("all_correct")
         distance = f"FD {fd.value:.2f} [{fd.ci_low:.2f}, {fd.ci_high:.2f}]"
         print(f"{name:28} {distance}, attributes {attributes:.3f}, all {whole:.3f}")
-    result = publish("reflow", rows_of(found, steps), ("torch",), **figures(found))
+    result = publish("reflow", rows_of(found, steps), ("torch",), figures(found))
     show(result, arguments.json)
     return 0
 
