@@ -33,7 +33,7 @@ help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS=\"...\"]"
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
-demo: .venv ## train, judge and register a text-to-image model on drawn scenes
+demo: .venv ## the whole chain on drawn scenes, to a registered one-step model
 	@$(BIN)/fluxline run --preset demo $(ARGS)
 
 # Two workers, a file to one of them: 14 s against 25 on two shared cores. The slow tests start servers and run alone.

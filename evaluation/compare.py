@@ -1,7 +1,7 @@
 """Two models judged on the same prompts and noise: the differences, image by image, with their intervals.
 
 A prompt that is hard for one model is hard for the other, so the difference of each pair (prompt, seed) varies far
-less than either score. Its interval is a bootstrap that draws whole prompts, and beside it stands the exact
+less than either score. Its interval is a bootstrap that draws whole prompts, and beside it stands the
 sign-flip test: under "no difference" each prompt's difference is as likely with the other sign, so
 
     p = share of random flips of the signs whose |sum| is at least the observed |sum|,

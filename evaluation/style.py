@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from fluxmodel.data.decode import decode, encode_png
+from fluxmodel.data.decode import encode_png
 from fluxmodel.data.procedural import LEVELS, parse_caption, short_caption
 from fluxmodel.data.style_images import styled_caption
 from fluxmodel.data.styles import STYLES
@@ -243,12 +243,3 @@ def _tiles(drawn: dict[str, Tensor], asked: Asked) -> list[dict[str, str]]:
 
 def _png(image: Tensor) -> str:
     return base64.b64encode(encode_png(image.permute(1, 2, 0).contiguous().numpy())).decode()
-
-
-def before_after(result: dict[str, Any], name: str = "base", zoom: int = 4) -> np.ndarray:
-    """Return the tiles of a sampling as one picture, uint8 [h, w, 3]: a column a prompt, rows off, on, triggered."""
-    rows = [
-        np.concatenate([decode(base64.b64decode(tile[how])) for tile in result["tiles"][name]], 1)
-        for how in ("plain_off", "plain_on", "triggered_on")
-    ]
-    return np.concatenate(rows, 0).repeat(zoom, 0).repeat(zoom, 1)

@@ -13,7 +13,7 @@ from fluxmodel.errors import FluxlineError, InterruptedRun
 
 app = App(
     name="fluxline",
-    help="Turn a pile of images into a registered, evaluated text-to-image model, again and again.",
+    help="Turn a pile of images into a registered, evaluated, few-step text-to-image model, again and again.",
     version="0.1.0",
 )
 _DEFAULT = PipelineConfig()
