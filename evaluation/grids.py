@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .atlas import HEADLINE, HELD_OUT, write_atlas
 from .curves import Point
 from .instruments import Measured
 from .prompts import Benchmark
@@ -30,8 +31,9 @@ def save_grids(
     benchmark: Benchmark,
     grid_size: int,
 ) -> None:
-    """Write grid.png, held_out.png, steps.png, base.png (where another network speaks) and gallery.json."""
+    """Write the atlases, grid.png, held_out.png, steps.png, base.png (of another network) and gallery.json."""
     measured = headline.measured
+    write_atlas(output / HEADLINE, measured.images)
     count = min(grid_size, len(measured.asked))
     gallery: dict[str, Any] = {"samples": _tiles(measured, count)}
     draw_grid(gallery["samples"], 6).save(output / "grid.png")
@@ -40,6 +42,7 @@ def save_grids(
         gallery["base"] = _tiles(teacher.measured, count)
         draw_grid(gallery["base"], 6).save(output / "base.png")
     if held_out is not None:
+        write_atlas(output / HELD_OUT, held_out.images)
         gallery["held_out"] = _tiles(held_out, min(12, len(held_out.asked)))
         draw_grid(gallery["held_out"], 6).save(output / "held_out.png")
     gallery["real"] = [
