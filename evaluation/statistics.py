@@ -1,8 +1,9 @@
-"""Intervals: Wilson for proportions, bootstrap clustered by prompt for means, jackknife for distances.
+"""Intervals and exact tests: what a difference between two models is worth.
 
-Images of one prompt are not independent, so the bootstrap draws whole prompts. Distances between distributions
-are never bootstrapped: drawing with replacement repeats images, which shifts the Frechet distance upwards so far
-that its "95 %" interval misses the point itself; leaving out one block of 25 at a time does not.
+Images of one prompt are not independent, so the bootstrap draws whole prompts, and the sign-flip test flips whole
+prompts. Distances between distributions are never bootstrapped: drawing with replacement repeats images, which shifts
+the Frechet distance upwards so far that its "95 %" interval misses the point itself; leaving out one block of
+25 at a time does not.
 """
 
 import math
@@ -106,3 +107,66 @@ def student_95(degrees: int) -> float:
 def blocks_of(n: int, num_blocks: int = 25) -> np.ndarray:
     """Block number of each of `n` samples, interleaved so that any order in the samples spreads evenly."""
     return np.arange(n) % min(num_blocks, n)
+
+
+def sign_flip_exact(sums: Sequence[int] | np.ndarray) -> tuple[float, float]:
+    """Return the exact p-values of "no difference" against "greater" and against "different".
+
+    Under "no difference" each prompt's sum s_i is as likely with the other sign, so with every |s_i| given
+
+        p_greater = P(sum of e_i |s_i| >= sum of s_i),    e_i = -1 or 1, each with probability 1/2,
+
+    counted over all 2^n flips by convolving n two-point distributions (Fisher 1935, The Design of Experiments,
+    section 21); no flips are drawn, so p may be as small as 2^-n. With one image a prompt it is McNemar's exact test.
+
+    Args:
+        sums: Challenger less champion, summed over a prompt's images; integers, one a prompt.
+
+    Raises:
+        ValueError: a sum is no integer.
+    """
+    whole = np.rint(np.asarray(sums, dtype=np.float64)).astype(np.int64)
+    if not np.array_equal(whole, np.asarray(sums, dtype=np.float64)):
+        raise ValueError("the exact sign-flip test counts integers; put other sums on a grid by `on_grid`")
+    sizes = np.abs(whole[whole != 0])  # a prompt without a difference has no sign to flip
+    if not sizes.size:
+        return 1.0, 1.0
+    sizes, observed = sizes // np.gcd.reduce(sizes), int(whole.sum()) // int(np.gcd.reduce(sizes))
+    # The sum is 2 x (sum of those flipped to plus) - total, and `share[k]` the probability that the former is k.
+    share, reach = np.zeros(int(sizes.sum()) + 1), 0
+    share[0] = 1.0
+    for size in np.sort(sizes):
+        head = share[: reach + 1] / 2
+        share[: reach + 1] = head
+        share[size : reach + size + 1] += head
+        reach += size
+    least = (observed + reach + 1) // 2
+    most = (abs(observed) + reach + 1) // 2
+    return float(min(1.0, share[least:].sum())), float(min(1.0, 2 * share[most:].sum()))
+
+
+def mcnemar_exact(b: int, c: int) -> tuple[float, float]:
+    """Return McNemar's exact p-values, "greater" and "different", of b pairs won and c lost."""
+    return sign_flip_exact(np.repeat([1, -1], [b, c]))
+
+
+def on_grid(sums: Sequence[float] | np.ndarray, num_levels: int = 64) -> np.ndarray:
+    """Round real sums to integers, the largest of them to `num_levels`, for `sign_flip_exact`.
+
+    Rounding is odd, -s going to minus what s goes to, so the test stays exact: it tests the rounded sums.
+    """
+    sums = np.asarray(sums, dtype=np.float64)
+    largest = np.abs(sums).max(initial=0.0)
+    return (
+        np.rint(sums * (num_levels / largest)).astype(np.int64) if largest else np.zeros(sums.shape, np.int64)
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted so that rejecting those <= alpha errs once or more with at most alpha (Holm 1979)."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    stepped = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(stepped))
+    return adjusted.tolist()

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -6,9 +8,13 @@ from evaluation.statistics import (
     Z95,
     blocks_of,
     clustered_bootstrap,
+    holm,
     jackknife,
+    mcnemar_exact,
     mean_share,
+    on_grid,
     proportion,
+    sign_flip_exact,
     student_95,
     wilson,
 )
@@ -87,3 +93,74 @@ def test_an_interval_does_not_cross_its_floor():
 @pytest.mark.parametrize("degrees", [1, 5, 24, 29, 99])
 def test_student_quantiles_are_scipys(degrees):
     assert student_95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=1e-3)
+
+
+def flip_all(sums):
+    """P-values by counting all 2^n flips, one by one."""
+    totals = [np.dot(signs, np.abs(sums)) for signs in itertools.product((-1, 1), repeat=len(sums))]
+    observed = sum(sums)
+    return np.mean(np.array(totals) >= observed), np.mean(np.abs(totals) >= abs(observed))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_sign_flip_test_counts_every_flip(seed):
+    sums = np.random.default_rng(seed).integers(-4, 7, size=1 + seed)
+    assert sign_flip_exact(sums) == pytest.approx(flip_all(sums), rel=1e-12)
+
+
+@pytest.mark.parametrize("sums", [[4, 4, -4], [2, 0, 0, -6, 2], [0, 0], []])
+def test_prompts_without_a_difference_and_common_factors_change_no_p_value(sums):
+    assert sign_flip_exact(sums) == pytest.approx(flip_all(np.array(sums)), rel=1e-12)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(0, 0), (5, 0), (0, 5), (12, 3), (40, 60), (300, 200)])
+def test_one_image_a_prompt_is_mcnemars_exact_test(won, lost):
+    if won + lost:
+        expected = [
+            stats.binomtest(won, won + lost, alternative=side).pvalue for side in ("greater", "two-sided")
+        ]
+    else:
+        expected = [1.0, 1.0]
+    assert mcnemar_exact(won, lost) == pytest.approx(expected, rel=1e-9)
+
+
+def test_p_values_below_any_number_of_drawn_flips_are_right():
+    greater, both = sign_flip_exact(np.ones(200, int))
+    assert greater == pytest.approx(2.0**-200)
+    assert both == pytest.approx(2.0**-199)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 9, [1, 1, 2, 3, 3, 5], [8, 1, 1, 1, 1], [2, 4, 6]])
+def test_under_no_difference_small_p_values_are_as_rare_as_they_say(sizes):
+    found = [
+        sign_flip_exact(np.array(signs) * sizes) for signs in itertools.product((-1, 1), repeat=len(sizes))
+    ]
+    for side in (0, 1):
+        values = np.array([each[side] for each in found])
+        for p in np.unique(values):
+            assert np.mean(values <= p * (1 + 1e-12)) == pytest.approx(p)
+
+
+def test_real_sums_go_on_a_grid_that_keeps_signs_and_order():
+    sums = np.array([0.25, -0.25, 1.0, 0.0, -0.5])
+    assert on_grid(sums, 4).tolist() == [1, -1, 4, 0, -2]
+    assert (on_grid(-sums, 7) == -on_grid(sums, 7)).all()
+    assert on_grid([0.0, 0.0]).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="on_grid"):
+        sign_flip_exact(sums)
+
+
+def holm_step_by_step(p_values, alpha):
+    """Reject the smallest while it is at most alpha over the number left."""
+    left, rejected = sorted(range(len(p_values)), key=lambda i: p_values[i]), set()
+    while left and p_values[left[0]] * len(left) <= alpha:
+        rejected.add(left.pop(0))
+    return rejected
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.3])
+def test_holm_rejects_what_the_step_down_procedure_rejects(seed, alpha):
+    p_values = [*np.random.default_rng(seed).beta(0.2, 2, size=7), 0.0, 1.0]
+    assert {i for i, p in enumerate(holm(p_values)) if p <= alpha} == holm_step_by_step(p_values, alpha)
+    assert holm([]) == []
