@@ -34,7 +34,7 @@ def test_where_all_would_be_too_many_pixels_the_first_rows_are_kept(tmp_path, mo
 
 def test_what_is_no_atlas_is_refused(tmp_path):
     assert not has_atlas(tmp_path)
-    with pytest.raises(InputError, match="headline.png is no atlas of images"):
+    with pytest.raises(InputError, match=r"headline\.png is no atlas of images"):
         read_atlas(tmp_path)
     Image.new("RGB", (40, 40)).save(tmp_path / HEADLINE)
     with pytest.raises(InputError, match="evaluate again"):
