@@ -41,7 +41,7 @@ class Drawing:
 
 
 def draw(home: Home, prompts: list[str], how: Drawing, out: Path) -> list[DrawnImage]:
-    """Write one PNG a prompt below `out`.
+    """Write one PNG a prompt below `out`; each carries its recipe.
 
     Raises:
         InputError: no such model, variant or LoRA, or a value out of its range.
@@ -50,22 +50,27 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path) -> list[DrawnI
         if value < 0:
             raise InputError(f"--{name} is {value}; give 0 or more.")
     directory = find_model(home, how.model)
-    from fluxmodel.text_to_image import TextToImage
+    from fluxmodel.drawing import DrawingModel
 
-    pipe = TextToImage.from_pretrained(directory, how.variant)
-    if how.lora:
-        pipe = pipe.with_lora(find_lora(directory, how.lora), how.lora_scale)
-    seed = how.seed
-    images = pipe(prompts, num_steps=how.steps or None, guidance=how.guidance or None, seed=seed)
+    pictures = DrawingModel(directory).draw(
+        prompts,
+        seed=how.seed,
+        num_steps=how.steps or None,
+        guidance=how.guidance or None,
+        variant=how.variant,
+        lora=find_lora(directory, how.lora) if how.lora else None,
+        lora_scale=how.lora_scale,
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be made ({error.strerror}); name a folder you own.") from error
     drawn = []
-    for number, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
-        path = out / f"{_slug(prompt)}-{seed + number}.png"
-        image.save(path)
-        drawn.append(DrawnImage(str(path), prompt, seed + number))
+    for picture in pictures:
+        prompt, seed = picture.recipe.prompt, picture.recipe.seed
+        path = out / f"{_slug(prompt)}-{seed}.png"
+        path.write_bytes(picture.png)
+        drawn.append(DrawnImage(str(path), prompt, seed))
     return drawn
 
 

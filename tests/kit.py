@@ -73,3 +73,47 @@ def write_evaluation(directory: Path, right: np.ndarray, **identity: Any) -> Pat
                "prompt": [f"p{i}" for i in range(n)], "seed": list(range(n)), "all_correct": right}  # fmt: skip
     pq.write_table(pa.table(columns), directory / "rows.parquet")
     return directory
+
+
+def write_model_parts(root: Path, image_size: int = 16, seed: int = 5) -> Path:
+    """Write what a flow job (`flow/`) and an autoencoder job (`autoencoder/`) leave, weights random; return `root`."""
+    import torch
+
+    from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
+    from fluxmodel.encoders.text import WordEncoderConfig
+    from fluxmodel.mmdit.config import MMDiTConfig
+    from fluxmodel.mmdit.transformer import MMDiT
+    from fluxmodel.randomness import keyed_generator
+    from fluxmodel.weights import save_mmdit
+
+    (root / "flow" / "transformer").mkdir(parents=True)
+    (root / "autoencoder").mkdir()
+    size = {"hidden_size": 32, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": (4, 6, 6)}
+    widths = {"in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 8}
+    model = MMDiT(MMDiTConfig(**size, **widths, guidance_embed=False))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=keyed_generator(seed))
+            parameter.copy_(0.2 * noise + name.endswith("scale"))
+    save_mmdit(model, root / "flow" / "transformer")
+    text = WordEncoderConfig(dim=8, max_tokens=6)
+    (root / "flow" / "text_encoder.json").write_text(text.model_dump_json())
+    torch.manual_seed(0)
+    Autoencoder(AutoencoderConfig(latent_channels=4, width=16, num_blocks=1, scale=1.3)).save(
+        root / "autoencoder"
+    )
+    return root
+
+
+def write_model(directory: Path, seed: int = 5) -> Path:
+    """Write a model of random weights that draws 16x16: rectified (1 step) and base (3 steps); return `directory`."""
+    from fluxmodel.text_to_image import assemble, assemble_rectified
+
+    parts = write_model_parts(directory.with_name(f"{directory.name}-parts"), seed=seed)
+    other = write_model_parts(directory.with_name(f"{directory.name}-rectified"), seed=seed + 1)
+    base = directory.with_name(f"{directory.name}-base")
+    for each in (base, directory):
+        each.mkdir(parents=True)
+    assemble(parts / "flow", parts / "autoencoder", base, image_size=16, num_steps=3, guidance=2.0)
+    assemble_rectified(base, other / "flow", directory, num_steps=1, guidance=1.0)
+    return directory

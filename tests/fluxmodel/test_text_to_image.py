@@ -7,13 +7,9 @@ import pytest
 import torch
 
 from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
-from fluxmodel.encoders.text import WordEncoderConfig
 from fluxmodel.errors import InputError
-from fluxmodel.mmdit.config import MMDiTConfig
-from fluxmodel.mmdit.transformer import MMDiT
-from fluxmodel.randomness import keyed_generator
 from fluxmodel.text_to_image import TextToImage, assemble
-from fluxmodel.weights import save_mmdit
+from tests.kit import write_model_parts
 
 PROMPTS = ["a red circle top left", "a blue bar bottom right", "a dog"]
 
@@ -21,35 +17,7 @@ PROMPTS = ["a red circle top left", "a blue bar bottom right", "a dog"]
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """What a flow job and an autoencoder job leave, with random weights."""
-    root = tmp_path_factory.mktemp("parts")
-    (root / "flow" / "transformer").mkdir(parents=True)
-    (root / "autoencoder").mkdir()
-    model = MMDiT(
-        MMDiTConfig(
-            in_channels=16,
-            out_channels=16,
-            vec_in_dim=8,
-            context_in_dim=8,
-            hidden_size=32,
-            num_heads=2,
-            depth=1,
-            depth_single_blocks=1,
-            axes_dim=(4, 6, 6),
-            guidance_embed=False,
-        )
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=keyed_generator(5))
-            parameter.copy_(0.2 * noise + name.endswith("scale"))
-    save_mmdit(model, root / "flow" / "transformer")
-    text = WordEncoderConfig(dim=8, max_tokens=6)
-    (root / "flow" / "text_encoder.json").write_text(text.model_dump_json())
-    torch.manual_seed(0)
-    Autoencoder(AutoencoderConfig(latent_channels=4, width=16, num_blocks=1, scale=1.3)).save(
-        root / "autoencoder"
-    )
-    return root
+    return write_model_parts(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture

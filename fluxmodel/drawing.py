@@ -1,0 +1,178 @@
+"""A model kept in memory to draw on request: its variants and LoRAs read once, requests checked against it.
+
+A request is drawn alone, whoever else is waiting: its images depend on nothing but itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from fluxmodel.drawing_request import DrawingAnswer, DrawingRequest, RequestError, ServedImage
+from fluxmodel.recipe import Recipe, encode_png
+from fluxmodel.text_to_image import TextToImage, Variant
+
+MERGED_LORAS = 4
+"""LoRAs kept merged into a copy of their network each; the one unused longest goes."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn image as a file."""
+
+    png: bytes
+    recipe: Recipe
+
+
+class DrawingModel:
+    """Draws with one model directory."""
+
+    def __init__(self, directory: str | Path, name: str = "", version: str = ""):
+        """Read the model's default variant; another is read when it is first asked for.
+
+        Args:
+            directory: what `TextToImage.from_pretrained` reads.
+            name: registered name, told in answers.
+            version: registered version, likewise.
+
+        Raises:
+            InputError: the directory is none, or a part is missing or damaged.
+        """
+        self.directory, self.name, self.version = Path(directory), name, version
+        pipe = TextToImage.from_pretrained(self.directory)
+        self.index, self.multiple = pipe.index, 2 * pipe.autoencoder.config.downscale
+        self.variants = {self.index.name: Variant(**pipe.index.model_dump(include=set(Variant.model_fields)))}
+        self.variants |= self.index.variants
+        self._pipes = {self.index.name: pipe}
+        self.loras = sorted(place.parent.name for place in self.directory.glob("loras/*/lora.json"))
+        self.digest = _digest(self.directory)
+        self._with_lora = lru_cache(maxsize=MERGED_LORAS)(self._merge)
+
+    def read_all(self) -> DrawingModel:
+        """Read the other variants too, so that whatever is wrong with one shows now; return this model.
+
+        Raises:
+            InputError: a part is missing or damaged.
+        """
+        for variant in self.variants:
+            self._pipe(variant)
+        return self
+
+    def check(self, request: DrawingRequest) -> None:
+        """Refuse what this model cannot draw.
+
+        Raises:
+            RequestError: names the field.
+        """
+        side = self.index.image_size
+        for name, value in (("height", request.height), ("width", request.width)):
+            if value is not None and (value % self.multiple or value > side):
+                raise RequestError(
+                    name, f"it is {value}; this model draws multiples of {self.multiple} up to {side}"
+                )
+        if request.variant and request.variant not in self.variants:
+            raise RequestError("variant", f"it is {request.variant!r}; this model has {_list(self.variants)}")
+        if request.lora and request.lora not in self.loras:
+            raise RequestError("lora", f"it is {request.lora!r}; this model has {_list(self.loras)}")
+
+    def answer(self, request: DrawingRequest) -> DrawingAnswer:
+        """Draw what was asked for.
+
+        Raises:
+            RequestError: this model cannot; names the field.
+        """
+        self.check(request)
+        start = time.perf_counter()
+        pictures = self.draw(
+            [request.prompt] * request.num_images,
+            seed=request.seed,
+            num_steps=request.num_steps,
+            guidance=request.guidance,
+            size=(request.height, request.width),
+            variant=request.variant,
+            lora=self.directory / "loras" / request.lora if request.lora else None,
+            lora_scale=request.lora_scale,
+        )
+        images = [ServedImage(seed=p.recipe.seed, png=base64.b64encode(p.png).decode()) for p in pictures]
+        made = pictures[0].recipe
+        return DrawingAnswer(
+            images=images,
+            num_steps=made.num_steps,
+            guidance=made.guidance,
+            height=made.height,
+            width=made.width,
+            variant=made.variant,
+            lora=made.lora,
+            model=self.name,
+            version=self.version,
+            digest=self.digest,
+            milliseconds=round(1000 * (time.perf_counter() - start), 3),
+        )
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int = 0,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        size: tuple[int | None, int | None] = (None, None),
+        variant: str = "",
+        lora: Path | None = None,
+        lora_scale: float = 1.0,
+    ) -> list[Picture]:
+        """Draw one image a prompt, together; image i starts from the noise of seed + i. None is the model's default.
+
+        Raises:
+            InputError: a value is out of its range, or there is no such variant or LoRA.
+        """
+        name = variant or self.index.name
+        pipe = self._with_lora(name, lora, lora_scale) if lora is not None else self._pipe(name)
+        num_steps, guidance = num_steps or pipe.index.num_steps, guidance or pipe.index.guidance
+        height, width = (side or pipe.index.image_size for side in size)
+        images = pipe(prompts, num_steps=num_steps, guidance=guidance, height=height, width=width, seed=seed)
+
+        def picture(number: int, image: Image.Image) -> Picture:
+            recipe = Recipe(
+                prompt=prompts[number],
+                seed=seed + number,
+                num_steps=num_steps,
+                guidance=float(guidance),
+                height=height,
+                width=width,
+                variant=name,
+                lora=lora.name if lora is not None else "",
+                lora_scale=lora_scale if lora is not None else 1.0,
+                model=self.digest,
+                batch_size=len(prompts),
+            )
+            return Picture(encode_png(image, recipe), recipe)
+
+        return [picture(number, image) for number, image in enumerate(images)]
+
+    def _merge(self, variant: str, lora: Path, scale: float) -> TextToImage:
+        return self._pipe(variant).with_lora(lora, scale)
+
+    def _pipe(self, variant: str) -> TextToImage:
+        if variant not in self._pipes:
+            self._pipes[variant] = TextToImage.from_pretrained(self.directory, variant)
+        return self._pipes[variant]
+
+
+def _digest(directory: Path) -> str:
+    """The digest of the artifact's manifest; it goes where the files go."""
+    try:
+        return str(json.loads((directory / "manifest.json").read_text())["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _list(names: Sequence[str] | dict) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,69 @@
+"""How an image was drawn, carried by its PNG as text, so that it can be drawn again."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from fluxmodel.errors import InputError
+
+KEYWORD = "fluxline"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides an image's bytes.
+
+    Attributes:
+        prompt: what it was to show.
+        seed: of its noise.
+        num_steps: solver steps.
+        guidance: 1 is unguided.
+        height: pixels.
+        width: pixels.
+        variant: of the model.
+        lora: merged into it; empty for none.
+        lora_scale: how strongly.
+        model: sha256 of the model's files; empty where nobody wrote it down.
+        batch_size: images drawn together; another number may change a pixel's last digit.
+    """
+
+    prompt: str
+    seed: int
+    num_steps: int
+    guidance: float
+    height: int
+    width: int
+    variant: str
+    lora: str
+    lora_scale: float
+    model: str
+    batch_size: int
+
+
+def encode_png(image: Image.Image, recipe: Recipe) -> bytes:
+    """Return a PNG file with its recipe as JSON in the text chunk `fluxline`; equal input gives equal bytes."""
+    text = PngInfo()
+    text.add_text(KEYWORD, json.dumps(asdict(recipe)))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", pnginfo=text)
+    return stream.getvalue()
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read the recipe of an image that Fluxline drew.
+
+    Raises:
+        InputError: it is no PNG, or carries no recipe.
+    """
+    try:
+        with Image.open(path) as image:
+            values = json.loads(image.info[KEYWORD])
+        return Recipe(**{field.name: values[field.name] for field in fields(Recipe)})
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: no recipe there; name a PNG that Fluxline drew") from error
