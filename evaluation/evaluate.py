@@ -19,17 +19,19 @@ from typing import Any
 import numpy as np
 
 from fluxmodel.data.curated_dataset import CuratedDataset
-from fluxmodel.training_job import Precision
 
 from .baselines import measure_baselines
 from .calibration import calibrate
-from .curves import CURVES, Place, Point, draw_curves, headline_point, places
+from .curves import CURVES, Place, Point, draw_curves, headline_point
+from .entrant import Entrant, enter
+from .feature_file import write_features
 from .groups import group_rows
+from .given_groups import given_groups
 from .instruments import Instruments, Measured, card_of
 from .measurements import headline_metrics, shared_identity
 from .prompts import Benchmark, build_benchmark
 from .sampler import Sampler
-from .settings import EvaluationSettings
+from .settings import ContestantSettings, EvaluationSettings
 from .straightness import straightness_of
 from .timeless import write_timeless
 
@@ -63,11 +65,13 @@ def evaluate(
     on_point: Callable[[Point], None] | None = None,
     pipe: Any = None,
     lora: Path | None = None,
+    prompts: Path | None = None,
+    contestant: ContestantSettings | None = None,
 ) -> EvaluationReport:
     """Judge a model and write the evaluation into the directory `output`.
 
     Args:
-        model_dir: what `TextToImage.from_pretrained` reads.
+        model_dir: what `TextToImage.from_pretrained` reads, or a diffusers pipeline.
         dataset_dir: the curated dataset.
         evaluators: directories by name: "dual_encoder"; "detector" and "style_classifier" where there are any.
         settings: what to measure.
@@ -76,41 +80,42 @@ def evaluate(
         on_point: given each point of the curves as it is finished.
         pipe: the model where it is loaded already; otherwise it is read from `model_dir`.
         lora: a LoRA to try on the model.
+        prompts: file of prompts to ask instead of the data's.
+        contestant: how the model is drawn where it is a diffusers pipeline.
     """
-    from fluxmodel.sampling import in_precision
-    from fluxmodel.text_to_image import TextToImage
-    from fluxmodel.training.precision import choose_precision
-
     started = time.perf_counter()
-    precision = choose_precision(settings.precision)
-    pipe = pipe or in_precision(TextToImage.from_pretrained(model_dir), precision)
     dataset = CuratedDataset(dataset_dir)
-    benchmark = build_benchmark(dataset, settings)
+    benchmark = build_benchmark(dataset, settings, prompts)
+    entrant = enter(model_dir, pipe, benchmark.reference.shape[-1], settings, contestant)
     instruments = Instruments(evaluators, benchmark, settings)
-    where = places(variants := variants_of(pipe), settings)
-    drawn = _Counter(progress, _num_images(benchmark, where))
-    with Sampler(pipe, model_dir, settings.batch_size, settings.workers, precision) as sampler:
-        points = draw_curves(sampler, instruments, benchmark.prompts, where, settings, drawn, on_point)
+    drawn = _Counter(progress, _num_images(benchmark, entrant.places))
+    with entrant.sampler(settings) as sampler:
+        points = draw_curves(sampler, instruments, benchmark.prompts, entrant.places, settings, drawn, on_point)
         headline, chosen_by = headline_point(points)
         further = _further_sets(sampler, instruments, benchmark, headline, points, drawn)
-        straightness = straightness_of(sampler, benchmark.prompts, variants, settings)
-    adopted = _measure_lora(model_dir, lora, evaluators, variants, benchmark, settings, precision, drawn)
-    calibration = calibrate(instruments.judge, settings, pipe.autoencoder) if instruments.judge else []
-    identity = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, precision)
+        straightness = straightness_of(sampler, benchmark.prompts, entrant.variants, settings)
+    adopted = _measure_lora(entrant, lora, evaluators, benchmark, settings, drawn)
+    calibration = calibrate(instruments.judge, settings, entrant.pipe.autoencoder) if instruments.judge else []
+    identity = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, entrant.precision)
     document = {
-        "identity": identity.model_dump(),
+        "identity": identity.model_dump() | entrant.identity,
+        "contestant": entrant.record,
         "headline": headline.place() | {"chosen_by": chosen_by},
         "metrics": [each.model_dump() for each in headline_metrics(points, headline, further, instruments)],
         "curves": {name: rows for name in CURVES if (rows := [p.row() for p in points if p.curve == name])},
         "straightness": straightness,
         "lora": adopted,
-        "groups": group_rows(headline.measured, further.get("held_out"), settings.seed),
+        "groups": group_rows(headline.measured, further.get("held_out"), settings.seed) | given_groups(headline.measured),
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
         "chance": {"retrieval": instruments.chance(benchmark.prompts)},
         "judge": {"name": instruments.judge.name if instruments.judge else None, "calibration": calibration},
         **_circumstances(instruments, evaluators, dataset, settings),
     }  # fmt: skip
     document["cost"] = _cost(started, drawn.total)
+    if headline.measured.features is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        reference = instruments.reference.features
+        write_features(output, headline.measured.features, reference, instruments.extractor.label)
     return _write(output, _finite(document), points, headline, further, benchmark, dataset.record)
 
 
@@ -128,12 +133,6 @@ def _circumstances(
         "data": str(dataset.record.get("data", "")),
         "thresholds": settings.thresholds,
     }
-
-
-def variants_of(pipe: Any) -> tuple[str, ...]:
-    """Return the names of a model's variants, its default first."""
-    index = getattr(pipe, "index", None)
-    return (index.name, *index.variants) if index else ("base",)
 
 
 def _further_sets(
@@ -165,13 +164,11 @@ def _further_sets(
 
 
 def _measure_lora(
-    model_dir: Path,
+    entrant: Entrant,
     lora: Path | None,
     evaluators: dict[str, Path],
-    variants: tuple[str, ...],
     benchmark: Benchmark,
     settings: EvaluationSettings,
-    precision: Precision,
     drawn: _Counter,
 ) -> dict[str, Any] | None:
     """Try a LoRA on the base and on the rectified model; None where there is no LoRA."""
@@ -183,10 +180,10 @@ def _measure_lora(
     from .style import LoraSettings, measure_lora
 
     drawn(0, "the LoRA's images")
-    is_rectified = variants[0] == "rectified"
+    is_rectified = entrant.variants[0] == "rectified"
     return measure_lora(
-        TextToImage.from_pretrained(model_dir, "base"),
-        TextToImage.from_pretrained(model_dir) if is_rectified else None,
+        TextToImage.from_pretrained(entrant.directory, "base"),
+        TextToImage.from_pretrained(entrant.directory) if is_rectified else None,
         lora,
         StyleClassifier.from_directory(evaluators["style_classifier"]),
         benchmark.level,
@@ -196,7 +193,7 @@ def _measure_lora(
             base_steps=settings.lora_steps,
             guidance=settings.guidance,
             rectified_steps=settings.rectified_steps[:2],
-            precision=precision,
+            precision=entrant.precision,
         ),
         captions=benchmark.prompts.prompts,
     )

@@ -8,7 +8,7 @@ eigenvalues of A' S2 A; with fewer samples than dimensions the centred features 
 the Frechet distance and labelled with its extractor: FID is its name over Inception features only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from .statistics import Interval, blocks_of, jackknife
+
+_TOO_FEW = "no interval: fewer than two images a block"
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,28 @@ class ReferenceFeatures:
         value = frechet_distance(self.features, fake)
         n = min(len(self.features), len(fake))
         if n < 2 * self.num_blocks:
-            return Interval(
-                value, float("nan"), float("nan"), n, "no interval: fewer than two images a block"
-            )
+            return Interval(value, float("nan"), float("nan"), n, _TOO_FEW)
         left_out = self._distances_left_out(fake.double())
         return jackknife(value, left_out, n, floor=0.0)
+
+    def difference(self, new: Tensor, old: Tensor) -> Interval:
+        """Distance to `new` less distance to `old`, [n, d] each, paired by row: both lose the same block together.
+
+        A prompt that one model draws badly the other mostly draws badly too, and both stand against the same
+        reference; what they have in common drops out of the difference, and out of its interval.
+
+        Raises:
+            ValueError: they are not of the same images asked for.
+        """
+        if new.shape != old.shape:
+            raise ValueError(f"paired by row, so of one shape: {tuple(new.shape)} against {tuple(old.shape)}")
+        value = frechet_distance(self.features, new) - frechet_distance(self.features, old)
+        n = min(len(self.features), len(new))
+        if n < 2 * self.num_blocks:
+            return Interval(value, float("nan"), float("nan"), n, _TOO_FEW)
+        left_out = self._distances_left_out(new.double()) - self._distances_left_out(old.double())
+        interval = jackknife(value, left_out, n)
+        return replace(interval, method=f"paired {interval.method}")
 
     def _distances_left_out(self, fake: Tensor) -> np.ndarray:
         if self._left_out is None:

@@ -35,6 +35,29 @@ def group_rows(measured: Measured, held_out: Measured | None, seed: int) -> dict
     return rows
 
 
+def group_shares(measured: Measured) -> dict[str, np.ndarray]:
+    """Each image's share right of what a group asked of it, [n], by `<kind>_<name>`; NaN where it asked nothing.
+
+    `color_red`: of the cells asked red, those seen red; `shape_ring` alike; `objects_2`: attributes right of the
+    images asked two objects. What two models are compared by, group by group, prompt by prompt.
+    """
+    if measured.verdicts is None or measured.reading is None or measured.asked.asked is None:
+        return {}
+    asked, level = measured.asked.asked, LEVELS[measured.reading.level]
+    shares = {}
+    for kind, names in (("color", level.colors), ("shape", level.shapes)):
+        wanted = getattr(asked, kind)
+        seen = getattr(measured.reading, kind).numpy()
+        for number, name in enumerate(names):
+            cells = wanted == number
+            num_asked, num_right = cells.sum(1), (cells & (seen == number)).sum(1)
+            shares[f"{kind}_{name}"] = np.where(num_asked > 0, num_right / np.maximum(1, num_asked), np.nan)
+    for count in sorted(set(asked.num_objects.tolist())):
+        chosen = asked.num_objects == count
+        shares[f"objects_{count}"] = np.where(chosen, measured.verdicts.accuracy, np.nan)
+    return shares
+
+
 def _both(name: str, measured: Measured, chosen: np.ndarray, seed: int) -> dict[str, Any]:
     verdicts = measured.verdicts
     assert verdicts is not None

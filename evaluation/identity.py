@@ -17,8 +17,8 @@ from fluxmodel.errors import ArtifactError, IncomparableError
 # The sources whose change may change a number; drawing grids and pages does not.
 _MEASURING = (
     "baselines.py", "calibration.py", "caption_retrieval.py", "clip_score.py", "curves.py", "features.py",
-    "frechet.py", "instruments.py", "kid.py", "prompts.py", "sampler.py", "scene_judge.py", "statistics.py",
-    "straightness.py", "style.py", "templates.py", "verdicts.py",
+    "frechet.py", "groups.py", "instruments.py", "kid.py", "prompts.py", "sampler.py", "scene_judge.py",
+    "statistics.py", "straightness.py", "style.py", "templates.py", "verdicts.py",
 )  # fmt: skip
 
 

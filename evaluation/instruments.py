@@ -16,6 +16,7 @@ from .caption_retrieval import CaptionChoice, chance
 from .clip_score import admission, clip_scores
 from .features import FeatureExtractor, detector_extractor, dual_encoder_extractor, unit_range
 from .frechet import ReferenceFeatures
+from .geneval import Answers, answer, by_tag
 from .kid import kernel_distance
 from .prompts import Benchmark, PromptSet
 from .scene_judge import EMPTY, SceneJudge, SceneReading
@@ -39,6 +40,11 @@ class Measured:
     seed: int = 0
     place: tuple[int, float] = (0, 1.0)
     """Steps and guidance the images were drawn with, where no point of a curve says it."""
+    features: Tensor | None = None
+    """What the distances were measured on, [n, d]."""
+
+    answers: Answers | None = None
+    """What came of the tasks, where the prompts are tasks."""
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -50,6 +56,8 @@ class Measured:
             found["all_correct"] = proportion(self.verdicts.all_correct, prompts, self.seed)
             found["undecided"] = mean_share(self.verdicts.undecided_share, prompts, self.seed)
             found["extra_objects"] = proportion(self.verdicts.num_extra > 0, prompts, self.seed)
+        if self.answers is not None and self.answers.judged.any():
+            found["geneval"] = by_tag(self.answers, self.asked, self.seed)[0]
         if self.hits is not None and len(self.hits):
             found["retrieval"] = proportion(self.hits, prompts, self.seed)
         if self.clip is not None:
@@ -80,6 +88,7 @@ class Instruments:
             self.skipped["attr_acc"] = (
                 "no scene judge: these images have no scene description to be judged by"
             )
+        self.skipped |= benchmark.unjudged
         self.extractor.standardise(benchmark.reference)
         self.reference = ReferenceFeatures(self.extractor(benchmark.reference))
 
@@ -105,16 +114,17 @@ class Instruments:
     def measure(self, images: Tensor, asked: PromptSet, distances: bool = True) -> Measured:
         """Read everything off images drawn for `asked`; distances only where their number is the reference's."""
         features = self.extractor(images) if distances else None
-        clip = hits = reading = verdicts = None
+        clip = hits = reading = verdicts = answers = None
         if self.dual_encoder is not None:
             embeddings = None
             if "clip" not in self.skipped:
                 scores, embeddings = clip_scores(self.dual_encoder, images, asked.prompts)
                 clip = scores.numpy().astype(np.float64)
             hits = self._choice(asked).hits(images, embeddings)
-        if self.judge is not None and asked.asked is not None:
+        if self.judge is not None and (asked.asked is not None or asked.tasks):
             reading = self.judge.read(images)
-            verdicts = compare(asked.asked, reading)
+            verdicts = compare(asked.asked, reading) if asked.asked is not None else None
+            answers = answer(asked.tasks, reading) if asked.tasks else None
         return Measured(
             asked=asked,
             images=images,
@@ -125,6 +135,8 @@ class Instruments:
             clip=clip,
             hits=hits,
             seed=self.settings.seed,
+            answers=answers,
+            features=features,
         )
 
     def _choice(self, asked: PromptSet) -> CaptionChoice:

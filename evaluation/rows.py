@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .curves import Point
+from .groups import group_shares
 from .instruments import Measured
 from .verdicts import ATTRIBUTES
 
@@ -22,6 +23,8 @@ def write_rows(path: Path, points: list[Point], held_out: dict[str, Measured]) -
 
 
 def _columns(curve: str, steps: int, guidance: float, measured: Measured) -> dict[str, Any]:
+    import pyarrow as pa
+
     n = len(measured.asked)
     columns: dict[str, Any] = {
         "curve": [curve] * n,
@@ -39,6 +42,8 @@ def _columns(curve: str, steps: int, guidance: float, measured: Measured) -> dic
         for name in ATTRIBUTES:
             columns[f"{name}_asked"] = measured.verdicts.asked[name]
             columns[f"{name}_right"] = measured.verdicts.right[name]
+        for name, shares in group_shares(measured).items():
+            columns[f"group_{name}"] = pa.array(shares, from_pandas=True)  # NaN becomes null
     if measured.clip is not None:
         columns["clip"] = measured.clip
     if measured.hits is not None and len(measured.hits):

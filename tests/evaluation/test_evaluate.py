@@ -1,9 +1,14 @@
+import base64
+import io
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from evaluation import EvaluationSettings, closing_figures, evaluate
+from evaluation.atlas import HELD_OUT, read_atlas
 from evaluation.identity import Identity, Measurement, require_comparable
 
 SETTINGS = EvaluationSettings(
@@ -108,6 +113,39 @@ def test_rows_hold_every_image_and_add_up(judged):
     assert len({row["seed"] for row in rows}) == 90
 
 
+def test_the_headlines_features_lie_in_the_order_of_its_rows(judged):
+    from evaluation.feature_file import read_features
+    from evaluation.frechet import ReferenceFeatures
+
+    found = read_features(judged.report.directory)
+    assert found is not None
+    assert found["headline"].shape[0] == found["reference"].shape[0] == 60
+    assert ReferenceFeatures(found["reference"]).distance(found["headline"]).value == judged.report.value(
+        "fd"
+    )
+    rows = pq.read_table(judged.report.directory / "rows.parquet").to_pylist()
+    head = [row for row in rows if (row["curve"], row["steps"]) == ("base_guided", 4)]
+    assert [row["index"] for row in head] == list(range(60))
+
+
+def test_rows_say_by_group_what_an_image_has_right(judged):
+    rows = pq.read_table(judged.report.directory / "rows.parquet").to_pylist()
+    head = [row for row in rows if (row["curve"], row["steps"]) == ("base_guided", 4)]
+    groups = [name for name in head[0] if name.startswith("group_")]
+    assert {name.split("_")[1] for name in groups} == {"color", "shape", "objects"}
+    for row in head:
+        words = row["prompt"].split()
+        colors = {name.removeprefix("group_color_") for name in groups if name.startswith("group_color_")}
+        asked = {color for color in colors if row[f"group_color_{color}"] is not None}
+        assert asked == colors & set(words)
+        shares = [row[name] for name in groups if name.startswith("group_objects_") and row[name] is not None]
+        assert shares == [row["attr_acc"]]
+    by_shape = [row[name] for row in head for name in groups if name.startswith("group_shape_")]
+    assert {each for each in by_shape if each is not None} == {1.0}
+    by_color = [row[name] for row in head for name in groups if name.startswith("group_color_")]
+    assert 0 < sum(each < 1 for each in by_color if each is not None) < 40
+
+
 def test_equal_seeds_give_equal_evaluations(judged):
     first, again = judged.report.directory, judged("again").directory
     assert (again / "measured.json").read_bytes() == (first / "measured.json").read_bytes()
@@ -138,10 +176,21 @@ def test_the_directory_holds_what_it_promises(judged):
     names = {path.name for path in judged.report.directory.iterdir()}
     assert names == {
         "evaluation.json", "rows.parquet", "grid.png", "held_out.png", "steps.png", "curves.png", "gallery.json",
-        "report.html", "measured.json", "undigested.json",
+        "report.html", "measured.json", "undigested.json", "features.safetensors",
+        "headline.png", "held_out_all.png",
     }  # fmt: skip
     text = (judged.report.directory / "evaluation.json").read_text()
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == judged.report.document
+
+
+def test_the_atlas_holds_every_headline_image_in_the_order_of_the_rows(judged):
+    images = read_atlas(judged.report.directory)
+    tiles = json.loads((judged.report.directory / "gallery.json").read_text())["samples"]
+    assert len(images) == 60
+    assert len(read_atlas(judged.report.directory, HELD_OUT)) == 20
+    for image, tile in zip(images, tiles, strict=False):
+        with Image.open(io.BytesIO(base64.b64decode(tile["png"]))) as picture:
+            assert np.array_equal(np.array(picture.convert("RGB")), image.permute(1, 2, 0).numpy())
 
 
 def test_closing_figures_are_words(judged):

@@ -155,3 +155,62 @@ def test_singular_covariances_are_left_out_too():
     expected = slow_distance(real[:, alive].double().numpy(), fake[:, alive].double().numpy())
     assert interval.value == pytest.approx(expected, rel=1e-6)
     assert interval.ci_low < interval.value < interval.ci_high
+
+
+def slow_paired(real, new, old, num_blocks=25):
+    """Every block left out of all three sides, each distance done anew, in the paper's form."""
+    block = blocks_of(len(real), num_blocks)
+    sides = [side.double().numpy() for side in (real, new, old)]
+    found = []
+    for number in range(num_blocks):
+        kept_real, kept_new, kept_old = (side[block != number] for side in sides)
+        found.append(slow_distance(kept_real, kept_new) - slow_distance(kept_real, kept_old))
+    spread = np.square(np.array(found) - np.mean(found)).sum()
+    return np.sqrt((num_blocks - 1) / num_blocks * spread)
+
+
+def two_models(seed, n=250, d=6):
+    """Features of a reference and of two models asked for the same prompts: what they share is most of it."""
+    real, shared = features(n, d, 4 * seed), features(n, d, 4 * seed + 1)
+    own = [0.3 * features(n, d, 4 * seed + part) for part in (2, 3)]
+    return real, shared + own[0] + 0.3, shared + own[1]
+
+
+def test_a_paired_difference_equals_leaving_blocks_out_by_hand():
+    real, new, old = two_models(0, n=110)
+    found = ReferenceFeatures(real).difference(new, old)
+    expected = frechet_distance(real, new) - frechet_distance(real, old)
+    assert found.value == pytest.approx(expected, rel=1e-9)
+    assert (found.ci_high - found.value) / 2.064 == pytest.approx(slow_paired(real, new, old), rel=1e-6)
+    assert "paired" in found.method
+
+
+def test_the_paired_interval_finds_the_spread_over_fresh_samples_and_is_narrower_than_two_combined():
+    differences, said, combined = [], [], []
+    for seed in range(40):
+        real, new, old = two_models(seed)
+        reference = ReferenceFeatures(real)
+        found = reference.difference(new, old)
+        apart = [reference.distance(each) for each in (new, old)]
+        differences.append(found.value)
+        said.append((found.ci_high - found.value) / 2.064)
+        combined.append(np.linalg.norm([(each.ci_high - each.value) / 2.064 for each in apart]))
+    truth = np.std(differences, ddof=1)
+    assert 0.75 * truth < np.mean(said) < 1.45 * truth
+    assert np.mean(said) < 0.8 * np.mean(combined)
+
+
+def test_a_model_does_not_differ_from_itself():
+    real, new, _ = two_models(1)
+    found = ReferenceFeatures(real).difference(new, new.clone())
+    assert (found.value, found.ci_low, found.ci_high) == (0, 0, 0)
+
+
+def test_only_images_of_the_same_prompts_are_paired():
+    with pytest.raises(ValueError, match=r"\(50, 12\) against \(60, 12\)"):
+        ReferenceFeatures(features(60)).difference(features(50), features(60))
+
+
+def test_too_few_pairs_give_no_interval():
+    found = ReferenceFeatures(features(30)).difference(features(30, seed=1), features(30, seed=2))
+    assert np.isnan(found.ci_low)
