@@ -157,7 +157,6 @@ DEMO = Preset(
         steps=600,
         batch_size=64,
         ema_decay=0.98,
-        world_size=2,
     ),
     guidance=1.5,
     style="style:wash?level=full&n=16&seed=0",
