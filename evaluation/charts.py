@@ -55,18 +55,18 @@ def save_curves(path: Path, document: dict[str, Any]) -> None:
     with matplotlib.rc_context(STYLE):
         figure = new_figure(9.6, 3.5 * ((len(names) + 1) // 2))
         for number, name in enumerate(names):
-            _draw(figure.add_subplot((len(names) + 1) // 2, 2, number + 1), document, name)
+            draw_panel(figure.add_subplot((len(names) + 1) // 2, 2, number + 1), document, name)
         figure.tight_layout(pad=1.6, h_pad=2.4)
         figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
-def panel_svg(document: dict[str, Any], name: str) -> str:
-    """One panel as an inline SVG element without any outside reference."""
+def panel_svg(document: dict[str, Any], name: str, before: dict[str, Any] | None = None) -> str:
+    """One panel as an inline SVG element without any outside reference; `before` is drawn behind it, dashed."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.0, 3.1)
-        _draw(figure.add_subplot(), document, name)
+        draw_panel(figure.add_subplot(), document, name, before)
         figure.tight_layout(pad=0.6)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -83,10 +83,25 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def _draw(axes: Any, document: dict[str, Any], name: str) -> None:
-    ticks = sorted({row["steps"] for curve in document["curves"].values() for row in curve})
+def draw_panel(axes: Any, document: dict[str, Any], name: str, before: dict[str, Any] | None = None) -> None:
+    """Draw a metric over the steps; what another evaluation gave is dashed and has no names of its own."""
+    drawn = [each for each in (before, document) if each is not None]
+    ticks = sorted({row["steps"] for each in drawn for curve in each["curves"].values() for row in curve})
     place = {steps: number for number, steps in enumerate(ticks)}
     ends, names = [], labels(document)
+    for curve, rows in (before["curves"] if before else {}).items():
+        points = [(place[row["steps"]], row[name]) for row in rows if row.get(name) is not None]
+        axes.plot(
+            *zip(*points, strict=True) if points else ([], []),
+            color=COLORS.get(curve, INK),
+            linewidth=1.4,
+            linestyle=(0, (4, 2.5)),
+            marker="o",
+            markersize=4,
+            markerfacecolor="white",
+            clip_on=False,
+            zorder=2.5,
+        )
     for curve, rows in document["curves"].items():
         rows = [row for row in rows if row.get(name) is not None]
         if not rows:

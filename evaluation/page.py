@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -63,6 +64,17 @@ box-shadow:0 0 0 1px var(--line)}
 mark{background:none;color:var(--bad);text-decoration:underline;text-decoration-thickness:1.5px;
 text-underline-offset:.18em}
 .trigger{color:var(--blue);font-weight:650}
+.duos{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,13.5rem),1fr));gap:1.6rem 1.6rem;
+margin:1.2rem 0}
+.duo{display:grid;grid-template-columns:1fr 1fr;gap:.3rem .4rem;align-content:start}
+.duo img{width:100%;aspect-ratio:1;object-fit:contain;image-rendering:pixelated;display:block;border-radius:.3rem;
+box-shadow:0 0 0 1px var(--line)}
+.duo figcaption{grid-column:span 2;margin-top:.15rem}.duo small{font-size:.76rem;color:var(--soft)}
+.key{display:inline-flex;align-items:center;gap:.4rem;margin-right:1.2rem;font-size:.88rem;color:var(--soft)}
+.key svg{width:2.2rem;height:.8rem}
+.chips{display:flex;flex-wrap:wrap;gap:.45rem;margin:.8rem 0;padding:0;list-style:none;font-size:.86rem}
+.chips li{border:1px solid var(--line);border-radius:1rem;padding:.15rem .75rem;color:var(--soft)}
+.chips li.new{border-color:var(--blue);color:var(--blue);font-weight:600}
 .pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1.4rem 2rem;margin:1.2rem 0}
 .pairs svg{width:100%;height:auto;display:block;background:var(--tint);border-radius:.35rem}
 .verdict{border-left:.35rem solid var(--faint);padding:.2rem 0 .2rem 1.2rem;margin:1.2rem 0}
@@ -125,6 +137,13 @@ def section(anchor: str, stage: str, title: str, *parts: str) -> str:
     body = "\n".join(part for part in parts if part)
     head = f'<p class="stage">{escape(stage)}</p><h2>{escape(title)}</h2>'
     return f'<section id="{anchor}">{head}\n{body}</section>'
+
+
+def contents(chapters: Sequence[str]) -> str:
+    """Links to the chapters there are, by their headings."""
+    found = [re.match(r'<section id="([^"]+)">.*?<h2>(.*?)</h2>', chapter) for chapter in chapters]
+    links = "".join(f'<a href="#{each[1]}">{each[2]}</a>' for each in found if each)
+    return f'<nav aria-label="Chapters">{links}</nav>'
 
 
 def note(text: str) -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from . import report_evidence as evidence
 from . import report_story as story
 from .closing import closing_figures
-from .page import page
+from .page import contents, page
 from .report_captions import captions as captions_chapter
 from .report_gate import verdict as verdict_chapter
 from .report_lora import lora as lora_chapter
@@ -75,7 +73,7 @@ def write_report(
         evidence.identity(document, facts or {}),
     ]
     summary = story.summary(document, said, decided)
-    body = [story.opening(document, heading, summary), _contents(chapters), *chapters]
+    body = [story.opening(document, heading, summary), contents(chapters), *chapters]
     path = Path(path)
     path.write_text(page(heading, "\n".join(part for part in body if part)), encoding="utf-8")
     return path
@@ -87,10 +85,3 @@ def _read(source: Source, name: str) -> Mapping[str, Any] | None:
         return source
     path = source / name if Path(source).is_dir() else Path(source)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _contents(chapters: Sequence[str]) -> str:
-    """Links to the chapters there are, by their headings."""
-    found = [re.match(r'<section id="([^"]+)">.*?<h2>(.*?)</h2>', chapter) for chapter in chapters]
-    links = "".join(f'<a href="#{each[1]}">{each[2]}</a>' for each in found if each)
-    return f'<nav aria-label="{escape("Chapters")}">{links}</nav>'

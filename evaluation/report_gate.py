@@ -11,13 +11,13 @@ from .gate import GateDecision, in_words, is_share
 from .page import note, section, table
 
 TITLE = "The verdict"
-_WORDS = {
+WORDS = {
     "promote": "Promote",
     "reject": "Reject",
     "inconclusive": "Inconclusive",
     "incomparable": "Incomparable",
 }
-_NAMES = {
+NAMES = {
     "all_correct": "images all correct",
     "attr_acc": "attributes right",
     "held_out/all_correct": "held-out images all correct",
@@ -33,17 +33,21 @@ def verdict(decision: Mapping[str, Any] | None, registration: Mapping[str, Any] 
     if not decision:
         return ""
     made = GateDecision.model_validate(dict(decision))
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in made.reasons)
     against = (
         f"Compared with {escape(made.champion.name)} version {escape(made.champion.version)}, the champion, on the "
         "same prompts and noise."
         if made.champion
         else "There was no champion to compare with."
     )
-    banner = f'<div class="verdict {made.verdict}"><b>{_WORDS[made.verdict]}</b><ul>{reasons}</ul></div>'
     return section(
-        "verdict", "gate", TITLE, note(against), banner, _numbers(made), note(registered(registration))
+        "verdict", "gate", TITLE, note(against), banner(made), _numbers(made), note(registered(registration))
     )
+
+
+def banner(made: GateDecision) -> str:
+    """The verdict in large print with its reasons."""
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in made.reasons)
+    return f'<div class="verdict {made.verdict}"><b>{WORDS[made.verdict]}</b><ul>{reasons}</ul></div>'
 
 
 def registered(registration: Mapping[str, Any] | None) -> str:
@@ -78,18 +82,18 @@ def _row(row: Difference, role: str) -> list[str]:
         borne = f"{100 * row.margin:.1f} points" if is_share(row.name) else f"{row.margin:.2f}"
         kept = ("kept", "pass") if row.passed else ("not shown", "miss")
         margin = f'{borne}<span class="ci {kept[1]}">{kept[0]}</span>'
-    name = f"{escape(_NAMES.get(row.name, row.name))}{f'<span class=ci>{role}</span>' if role else ''}"
+    name = f"{escape(NAMES.get(row.name, row.name))}{f'<span class=ci>{role}</span>' if role else ''}"
     return [
         name,
         challenger,
         champion,
         f'{difference}<span class="ci">{interval}</span>',
-        _interval(row),
+        drawn_interval(row),
         margin,
     ]
 
 
-def _interval(row: Difference) -> str:
+def drawn_interval(row: Difference) -> str:
     """The interval on an axis of its own with no difference in the middle."""
     ends = [end for end in (row.ci_low, row.ci_high) if end is not None]
     reach = 1.15 * max(map(abs, _finite([row.difference, row.margin, *ends])), default=0.0) or 1.0
