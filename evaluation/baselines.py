@@ -27,7 +27,9 @@ def measure_baselines(
     instruments: Instruments, benchmark: Benchmark, headline: Point, settings: EvaluationSettings
 ) -> dict[str, dict[str, Any]]:
     """Baselines by name; each holds a note and the intervals of what it can be measured by."""
-    real = _intervals(instruments.measure(benchmark.real, benchmark.prompts, distances=False))
+    real: dict[str, Any] = {}
+    if benchmark.real is not None:
+        real = _intervals(instruments.measure(benchmark.real, benchmark.prompts, distances=False))
     real |= _real_against_real(instruments, benchmark)
     generator = torch.Generator().manual_seed(settings.seed)
     noise = torch.randint(0, 256, headline.measured.images.shape, generator=generator, dtype=torch.uint8)

@@ -26,11 +26,13 @@ class Point:
     latency_ms: float
     measured: Measured
     variant: str = ""
+    own_calls: int = 0
+    """Network calls where its model counts them itself; 0 counts as ours do."""
 
     @property
     def calls(self) -> int:
         """Network calls an image costs: guidance asks twice a step."""
-        return self.steps * (1 if self.guidance == 1 else 2)
+        return self.own_calls or self.steps * (1 if self.guidance == 1 else 2)
 
     def place(self) -> dict[str, Any]:
         """Where it lies, as the headline of `evaluation.json` says it."""
@@ -54,6 +56,7 @@ class Place:
     variant: str
     steps: int
     guidance: float
+    own_calls: int = 0
 
     @property
     def said(self) -> str:
@@ -94,7 +97,8 @@ def draw_curves(
     for place, batches, milliseconds in zip(where, begun, latency, strict=True):
         images = sampler.collect(batches, lambda count, said=place.said: drawn(count, said))
         measured = instruments.measure(images, asked)
-        points.append(Point(place.curve, place.steps, place.guidance, milliseconds, measured, place.variant))
+        at = (place.curve, place.steps, place.guidance, milliseconds, measured)
+        points.append(Point(*at, place.variant, place.own_calls))
         if finished is not None:
             finished(points[-1])
     return points
@@ -110,9 +114,13 @@ def headline_point(points: list[Point]) -> tuple[Point, str]:
     rectified = [point for point in points if point.curve == "rectified"]
     if rectified:
         return rectified[0], "the fewest steps of the rectified model"
+    if len(points) == 1:
+        return points[0], "the only point"
     intervals = points[0].measured.intervals
     if "attr_acc" in intervals:
         names, said = ("attr_acc", "all_correct"), "attribute accuracy"
+    elif "geneval" in intervals:
+        names, said = ("geneval",), "GenEval-style score"
     elif "retrieval" in intervals:
         names, said = ("retrieval",), "retrieval of the own caption"
     else:

@@ -25,12 +25,13 @@ from .calibration import calibrate
 from .curves import CURVES, Place, Point, draw_curves, headline_point
 from .entrant import Entrant, enter
 from .feature_file import write_features
+from .given_groups import given_groups, unanswered
 from .groups import group_rows
-from .given_groups import given_groups
 from .instruments import Instruments, Measured, card_of
 from .measurements import headline_metrics, shared_identity
 from .prompts import Benchmark, build_benchmark
 from .sampler import Sampler
+from .scene_judge import SceneJudge
 from .settings import ContestantSettings, EvaluationSettings
 from .straightness import straightness_of
 from .timeless import write_timeless
@@ -90,12 +91,13 @@ def evaluate(
     instruments = Instruments(evaluators, benchmark, settings)
     drawn = _Counter(progress, _num_images(benchmark, entrant.places))
     with entrant.sampler(settings) as sampler:
-        points = draw_curves(sampler, instruments, benchmark.prompts, entrant.places, settings, drawn, on_point)
+        points = draw_curves(
+            sampler, instruments, benchmark.prompts, entrant.places, settings, drawn, on_point
+        )
         headline, chosen_by = headline_point(points)
         further = _further_sets(sampler, instruments, benchmark, headline, points, drawn)
         straightness = straightness_of(sampler, benchmark.prompts, entrant.variants, settings)
     adopted = _measure_lora(entrant, lora, evaluators, benchmark, settings, drawn)
-    calibration = calibrate(instruments.judge, settings, entrant.pipe.autoencoder) if instruments.judge else []
     identity = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, entrant.precision)
     document = {
         "identity": identity.model_dump() | entrant.identity,
@@ -105,18 +107,29 @@ def evaluate(
         "curves": {name: rows for name in CURVES if (rows := [p.row() for p in points if p.curve == name])},
         "straightness": straightness,
         "lora": adopted,
-        "groups": group_rows(headline.measured, further.get("held_out"), settings.seed) | given_groups(headline.measured),
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
         "chance": {"retrieval": instruments.chance(benchmark.prompts)},
-        "judge": {"name": instruments.judge.name if instruments.judge else None, "calibration": calibration},
+        "judge": _judge(instruments.judge, settings, entrant),
         **_circumstances(instruments, evaluators, dataset, settings),
+        **_groups(headline.measured, further, instruments.skipped),
     }  # fmt: skip
     document["cost"] = _cost(started, drawn.total)
-    if headline.measured.features is not None:
+    _keep_features(output, headline.measured, instruments)
+    return _write(output, _finite(document), points, headline, further, benchmark, dataset.record)
+
+
+def _judge(judge: SceneJudge | None, settings: EvaluationSettings, entrant: Entrant) -> dict[str, Any]:
+    """The headline judge, and how far it can be trusted."""
+    if judge is None:
+        return {"name": None, "calibration": []}
+    return {"name": judge.name, "calibration": calibrate(judge, settings, entrant.pipe.autoencoder)}
+
+
+def _keep_features(output: Path, measured: Measured, instruments: Instruments) -> None:
+    if measured.features is not None:
         output.mkdir(parents=True, exist_ok=True)
         reference = instruments.reference.features
-        write_features(output, headline.measured.features, reference, instruments.extractor.label)
-    return _write(output, _finite(document), points, headline, further, benchmark, dataset.record)
+        write_features(output, measured.features, reference, instruments.extractor.label)
 
 
 def _circumstances(
@@ -128,11 +141,16 @@ def _circumstances(
     """What was judged with, and on what."""
     return {
         "evaluators": {name: card_of(directory) for name, directory in evaluators.items()},
-        "skipped": instruments.skipped,
         "settings": settings.semantic(),
         "data": str(dataset.record.get("data", "")),
         "thresholds": settings.thresholds,
     }
+
+
+def _groups(measured: Measured, further: dict[str, Measured], skipped: dict[str, str]) -> dict[str, Any]:
+    """The headline by group, and what was not measured."""
+    groups = group_rows(measured, further.get("held_out"), measured.seed) | given_groups(measured)
+    return {"groups": groups, "skipped": skipped | unanswered(measured)}
 
 
 def _further_sets(

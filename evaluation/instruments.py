@@ -16,7 +16,7 @@ from .caption_retrieval import CaptionChoice, chance
 from .clip_score import admission, clip_scores
 from .features import FeatureExtractor, detector_extractor, dual_encoder_extractor, unit_range
 from .frechet import ReferenceFeatures
-from .geneval import Answers, answer, by_tag
+from .geneval import Answers, answer, score
 from .kid import kernel_distance
 from .prompts import Benchmark, PromptSet
 from .scene_judge import EMPTY, SceneJudge, SceneReading
@@ -57,7 +57,7 @@ class Measured:
             found["undecided"] = mean_share(self.verdicts.undecided_share, prompts, self.seed)
             found["extra_objects"] = proportion(self.verdicts.num_extra > 0, prompts, self.seed)
         if self.answers is not None and self.answers.judged.any():
-            found["geneval"] = by_tag(self.answers, self.asked, self.seed)[0]
+            found["geneval"] = score(self.answers, self.asked.tags, prompts, self.seed)
         if self.hits is not None and len(self.hits):
             found["retrieval"] = proportion(self.hits, prompts, self.seed)
         if self.clip is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from fluxmodel.data.procedural import (
 from fluxmodel.errors import InputError
 
 from .identity import digest_of
+from .prompt_files import Task
 from .settings import EvaluationSettings
 from .verdicts import AskedScenes
 
@@ -53,9 +55,18 @@ class PromptSet:
     source: str
     asked: AskedScenes | None = None
     captions: tuple[CaptionScene, ...] = ()
+    groups: tuple[str, ...] = ()
+    """What each prompt's result is reported under; none where a file names no groups."""
+    tasks: tuple[Task | None, ...] = ()
+    """What each image has to show, where a file says so in GenEval's form."""
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def tags(self) -> list[str]:
+        """Tag of each image's task; empty text where it has none."""
+        return [task.tag if task else "" for task in self.tasks]
 
     @property
     def identity(self) -> str:
@@ -76,8 +87,10 @@ class Benchmark:
     second: Tensor | None
     """A second draw of the reference; None where there are no more images."""
     reference_source: str
-    real: Tensor
-    """Real images of the prompts themselves, [len(prompts), 3, H, W]."""
+    real: Tensor | None
+    """Real images of the prompts themselves, [len(prompts), 3, H, W]; None where there are none."""
+    unjudged: dict[str, str] = field(default_factory=dict)
+    """What cannot be judged of these prompts, by metric, and why."""
 
 
 def level_of(dataset: CuratedDataset) -> str | None:
@@ -86,10 +99,17 @@ def level_of(dataset: CuratedDataset) -> str | None:
     return Scene.from_json(scenes[0]).level if scenes[0] else None
 
 
-def build_benchmark(dataset: CuratedDataset, settings: EvaluationSettings) -> Benchmark:
-    """Draw prompts and reference for a data set."""
+def build_benchmark(
+    dataset: CuratedDataset, settings: EvaluationSettings, given: Path | None = None
+) -> Benchmark:
+    """Draw prompts and reference for a data set; `given` is a file of prompts to ask instead."""
     level = level_of(dataset)
-    return _folder(dataset, settings) if level is None else _procedural(level, settings)
+    benchmark = _folder(dataset, settings) if level is None else _procedural(level, settings)
+    if given is None:
+        return benchmark
+    from .own_prompts import with_prompts
+
+    return with_prompts(benchmark, given, settings)
 
 
 def draw_scenes(level: str, family: str, seed: int, n: int, held_out: bool = False) -> list[Scene]:

@@ -88,6 +88,21 @@ class EvaluationSettings(BaseModel):
         return self.model_dump(mode="json", exclude={"workers", "num_latency_trials"})
 
 
+class ContestantSettings(BaseModel):
+    """How a diffusers pipeline is drawn where that differs from how it is meant to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[int, ...] = Field(
+        default=(), description="Numbers of solver steps along its curve, rising; none takes its family's."
+    )
+    guidance: float = Field(default=0.0, ge=0, description="Guidance; 1 is unguided, 0 takes its family's.")
+    size: int = Field(
+        default=0, ge=0, multiple_of=8, description="Side of its own images, pixels; 0 is its native one."
+    )
+    batch_size: int = Field(default=0, ge=0, description="Images it draws together; 0 chooses by their size.")
+
+
 class EvaluationJob(BaseModel):
     """The job file of `python -m evaluation JOB.json`."""
 
@@ -99,6 +114,12 @@ class EvaluationJob(BaseModel):
         description="Directories by name: dual_encoder; detector and style_classifier if any."
     )
     lora: Path | None = Field(default=None, description="Directory of a LoRA to try on the model.")
+    prompts: Path | None = Field(
+        default=None, description="File of prompts to ask instead of the data's; none asks those."
+    )
+    contestant: ContestantSettings = Field(
+        default=ContestantSettings(), description="How the model is drawn where it is a diffusers pipeline."
+    )
     settings: EvaluationSettings = Field(default=EvaluationSettings())
     output: Path = Field(description="Where metrics.jsonl and final/ are written.")
     threads: int | None = Field(default=None, ge=1, description="Threads of torch; none leaves it as it is.")
