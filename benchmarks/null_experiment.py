@@ -1,0 +1,265 @@
+"""A year of nightly gates, simulated: how often it promotes a model that is no better, how often one that is.
+
+Every night a challenger meets the champion on 1000 prompts, with 1, 2, 4 and 8 noise seeds a prompt as long as
+nothing is decided; rows are those of eight networks that differ by their training seed (benchmarks/trained_seeds.py).
+
+sharp null   two trained seeds, which of the two is the challenger tossed prompt by prompt: no difference at all
+pool null    every night one of the eight, prompts drawn with replacement; the champion moves when one is promoted; a
+             promotion is false if over all its images the challenger is not better than the champion was. The
+             gate judges models, not recipes: a seed that is truly better is rightly promoted.
+power        as in the sharp null, but as many of the challenger's wrong images set right as make +3 points
+
+A night is a multinomial draw over the histogram of per-prompt sums at the four looks. With z its sum over the root of
+its summed squares, p <= exp(-z^2 / 2) (Hoeffding 1963), which settles the nights beyond `CLEAR`; between `SCREEN`
+and `CLEAR` the exact test is computed; that no p-value below `SCREEN` is small enough is checked on nights around it.
+Run: python -m benchmarks.null_experiment [--years 2000] --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.measure import Row, publish, show
+from benchmarks.trained_seeds import FILE, Pool, read_pool
+from evaluation.budget import Budget
+from evaluation.statistics import sign_flip_exact
+
+NIGHTS, POINTS, SCREEN, CLEAR = 365, 0.03, 3.2, 4.8
+ORDERS, CHUNK, POWER_NIGHTS, CHECKED = 32, 1000, 1120, 280
+BUDGET = Budget()
+LOOKS = np.array(BUDGET.rounds)
+SHARES = {
+    "equal shares": (0.25, 0.25, 0.25, 0.25),
+    "shares by information": tuple(BUDGET.alpha(look) / BUDGET.gate_alpha for look in (1, 2, 3, 4)),
+    "all at the last look": (0.0, 0.0, 0.0, 1.0),
+}
+"""Ways to share one gate's alpha among its looks; the second is evaluation/budget.py's."""
+CHOSEN = "shares by information"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What one prompt may contribute: its sums at the looks [cells, looks], and how likely each is."""
+
+    sums: np.ndarray
+    share: np.ndarray
+
+
+def main() -> int:
+    """Simulate and publish."""
+    parser = argparse.ArgumentParser(description="False promotions in simulated years, and power.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--years", type=int, default=2000, help="simulated years")
+    arguments = parser.parse_args()
+    if not FILE.exists():
+        print(f"{FILE} is missing: `make demo`, then `python -m benchmarks.trained_seeds`.", file=sys.stderr)
+        return 0
+    pool, years = read_pool(), arguments.years
+    correct, attributes = pool.all_correct.astype(np.int64), pool.right.astype(np.int64)
+    figures = about(pool)
+    sharp = sharp_null(correct, years)
+    false = {rule: years_with(sharp, shares, years) for rule, shares in SHARES.items()}
+    for rule, num in false.items():
+        figures[f"sharp null, {rule}: years with a false promotion"] = float(num)
+    rows = [bounded("sharp null", false[CHOSEN], years)]
+    wrong, right = pool_null(correct, years)
+    figures["pool null: true promotions a year"] = right / years
+    rows.append(bounded("pool null", wrong, years))
+    for name, scores, top in (("attr_acc", attributes, int(pool.asked.max())), ("all_correct", correct, 1)):
+        found = power_nights(scores, top)
+        for rule, shares in SHARES.items():
+            figures |= {f"{name}, {rule}: {what}": value for what, value in power_of(found, shares).items()}
+        figures |= {f"{name}: {what}": value for what, value in forecast(scores, top).items()}
+        power = figures[f"{name}, {CHOSEN}: power at +3 points"]
+        rows.append(Row(f"power at +3 points of {name}", power, 0.9, power / 0.9, "share of nights"))
+    figures["nights where screening and exact test disagree"] = float(check_screen(correct))
+    show(publish("null_experiment", rows, ("numpy", "scipy"), figures), arguments.json)
+    return 0
+
+
+def about(pool: Pool) -> dict[str, float]:
+    """Return what the eight seeds are like."""
+    means = pool.all_correct.mean((1, 2))
+    apart = [
+        np.mean(pool.all_correct[a] != pool.all_correct[b])
+        for a, b in itertools.combinations(range(len(means)), 2)
+    ]
+    return {
+        "all_correct of the worst seed": float(means.min()),
+        "all_correct of the best seed": float(means.max()),
+        "attr_acc, mean of the seeds": float((pool.right / pool.asked[:, None]).mean()),
+        "images on which two seeds disagree, mean share": float(np.mean(apart)),
+    }
+
+
+def cells_of(
+    champion: np.ndarray, challenger: np.ndarray, seed: int, tossed: bool, gain: float = 0.0, top: int = 1
+) -> Cells:
+    """Return the histogram of one prompt's sums, challenger less champion, over prompts and orders of noise.
+
+    Args:
+        champion: scores [prompts, noises], integers up to `top`.
+        challenger: the same.
+        seed: of the orders, tosses and gains.
+        tossed: whether each prompt tosses a coin for which model is the challenger.
+        gain: rise of the challenger's mean score, as a share of `top`, by setting wrong ones right at random.
+        top: the best score.
+    """
+    rng, parts = np.random.default_rng([seed, tossed]), []
+    for _ in range(ORDERS):
+        order = rng.permuted(np.tile(np.arange(champion.shape[1]), (len(champion), 1)), axis=1)
+        old, new = (np.take_along_axis(each, order, 1) for each in (champion, challenger))
+        if tossed:
+            swap = rng.random((len(old), 1)) < 0.5
+            old, new = np.where(swap, new, old), np.where(swap, old, new)
+        if gain:
+            new = new + rng.binomial(top - new, min(1.0, gain * top / (top - new).mean()))
+        parts.append((new - old).cumsum(1)[:, LOOKS - 1])
+    sums = np.concatenate(parts)
+    if tossed and not gain:
+        sums = np.concatenate([sums, -sums])  # exactly even, not by luck of the tosses
+    cells, counts = np.unique(sums, axis=0, return_counts=True)
+    return Cells(cells, counts / counts.sum())
+
+
+def p_values(
+    cells: Cells, nights: int, prompts: int, rng: np.random.Generator, screened: bool = True
+) -> np.ndarray:
+    """Draw nights and return their one-sided p-values [nights, looks]; 1 where the screen says it is large."""
+    values, done = np.ones((nights, len(LOOKS))), 0
+    for size in [CHUNK] * (nights // CHUNK) + [nights % CHUNK]:
+        counts = rng.multinomial(prompts, cells.share, size=size)
+        score = counts @ cells.sums / np.sqrt(np.maximum(1, counts @ cells.sums**2))
+        part = np.where(score > CLEAR, np.exp(-(score**2) / 2), 1.0)
+        for night, look in np.argwhere((score > SCREEN) & (score <= CLEAR) if screened else score > -np.inf):
+            part[night, look] = sign_flip_exact(np.repeat(cells.sums[:, look], counts[night]))[0]
+        values[done : done + size] = part
+        done += size
+    return values
+
+
+def sharp_null(scores: np.ndarray, years: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the year [n] and the p-values [n, looks] of every night that came near a promotion."""
+    rng, prompts = np.random.default_rng(1), scores.shape[1]
+    pairs = list(itertools.combinations(range(len(scores)), 2))
+    pair_of = rng.integers(len(pairs), size=years * NIGHTS)
+    year, found = [], []
+    for number, (old, new) in enumerate(pairs):
+        nights = np.flatnonzero(pair_of == number)
+        p = p_values(cells_of(scores[old], scores[new], number, tossed=True), len(nights), prompts, rng)
+        near = p.min(1) < 1
+        year.append(nights[near] // NIGHTS)
+        found.append(p[near])
+    return np.concatenate(year), np.concatenate(found)
+
+
+def is_promoted(p: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+    """Return at which looks [nights, looks] the p-values are within a budget shared like this."""
+    return p <= BUDGET.gate_alpha * np.array(shares)
+
+
+def years_with(nights: tuple[np.ndarray, np.ndarray], shares: tuple[float, ...], years: int) -> int:
+    """Return in how many years one night or more promoted."""
+    year, p = nights
+    return len(np.unique(year[is_promoted(p, shares).any(1)]))
+
+
+def pool_null(scores: np.ndarray, years: int) -> tuple[int, int]:
+    """Return the number of years with a false promotion, and of true promotions in all years."""
+    rng, truth = np.random.default_rng(2), scores.mean((1, 2))
+    outcomes = {
+        pair: promotions(scores, *pair, rng) for pair in itertools.permutations(range(len(scores)), 2)
+    }
+    champion, erred, right = rng.integers(len(scores), size=years), np.zeros(years, bool), 0
+    for _ in range(NIGHTS):
+        challenger = rng.integers(len(scores), size=years)
+        for year in np.flatnonzero(challenger != champion):
+            pair = int(champion[year]), int(challenger[year])
+            if next(outcomes[pair]):
+                is_better = truth[pair[1]] > truth[pair[0]]
+                right, erred[year] = right + is_better, erred[year] or not is_better
+                champion[year] = pair[1]
+    return int(erred.sum()), int(right)
+
+
+def promotions(scores: np.ndarray, old: int, new: int, rng: np.random.Generator) -> Iterator[bool]:
+    """Yield, night after night without end, whether one seed is promoted over another."""
+    cells = cells_of(scores[old], scores[new], 100 + old * len(scores) + new, tossed=False)
+    while True:
+        p = p_values(cells, CHUNK // 5, scores.shape[1], rng)
+        yield from is_promoted(p, SHARES[CHOSEN]).any(1).tolist()
+
+
+def power_nights(scores: np.ndarray, top: int) -> np.ndarray:
+    """Return p-values [nights, looks] of challengers that are +3 points better and differ like two seeds."""
+    rng, pairs = np.random.default_rng(3), list(itertools.permutations(range(len(scores)), 2))
+    each = -(-POWER_NIGHTS // len(pairs))
+    return np.concatenate(
+        [
+            p_values(
+                cells_of(scores[old], scores[new], number, True, POINTS, top), each, scores.shape[1], rng
+            )
+            for number, (old, new) in enumerate(pairs)
+        ]
+    )
+
+
+def power_of(p: np.ndarray, shares: tuple[float, ...]) -> dict[str, float]:
+    """Return how often such challengers are promoted, and how many noise seeds a prompt that takes."""
+    promoted = is_promoted(p, shares)
+    reached = promoted.any(1)
+    drawn = np.where(reached, LOOKS[promoted.argmax(1)], LOOKS[-1])
+    return {
+        "power at +3 points": float(reached.mean()),
+        "noise seeds a prompt drawn at +3 points": float(drawn.mean()),
+    }
+
+
+def forecast(scores: np.ndarray, top: int) -> dict[str, float]:
+    """Return the power at +3 points that a normal approximation expects of other numbers of prompts and noises."""
+    spreads = []
+    for number, (old, new) in enumerate(itertools.combinations(scores, 2)):
+        rng = np.random.default_rng([4, number])
+        gained = new + rng.binomial(top - new, min(1.0, POINTS * top / (top - new).mean()))
+        swap = rng.random((len(old), 1)) < 0.5
+        difference = np.where(swap, old - new, gained - old) / top
+        within = difference.var(1, ddof=1).mean()
+        spreads.append((max(0.0, difference.mean(1).var() - within / old.shape[1]), within))
+    between, within = np.mean(spreads, axis=0)
+    least = stats.norm.isf(BUDGET.alpha(len(LOOKS)))
+    return {
+        f"power forecast, {prompts} prompts x {noises} noise seeds": float(
+            stats.norm.cdf(POINTS / np.sqrt((between + within / noises) / prompts) - least)
+        )
+        for prompts, noises in ((1000, 8), (1000, 16), (1000, 32), (2000, 8), (2000, 16))
+    }
+
+
+def check_screen(scores: np.ndarray) -> int:
+    """Return on how many nights near the screen it hid a p-value that some budget would have taken."""
+    rng, disagree = np.random.default_rng(5), 0
+    for number, (old, new) in enumerate(itertools.combinations(range(len(scores)), 2)):
+        cells = cells_of(scores[old], scores[new], number, True, POINTS / 2)
+        state = rng.bit_generator.state
+        screened = p_values(cells, CHECKED // 28, scores.shape[1], rng)
+        rng.bit_generator.state = state
+        exact = p_values(cells, CHECKED // 28, scores.shape[1], rng, screened=False)
+        disagree += int(((exact <= BUDGET.gate_alpha) != (screened <= BUDGET.gate_alpha)).any(1).sum())
+    return disagree
+
+
+def bounded(name: str, num: int, years: int) -> Row:
+    """Return the row of a null: upper end of the Clopper-Pearson 95 % interval of years with a false promotion."""
+    bound = float(stats.beta.ppf(0.975, num + 1, years - num)) if num < years else 1.0
+    return Row(f"years with a false promotion, {name}", bound, 0.05, 0.05 / bound, "upper 95 % bound")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
