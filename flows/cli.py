@@ -152,6 +152,26 @@ def compare(
 
 
 @app.command
+def serve(
+    models: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="NAME@VERSION, NAME@ALIAS or a directory each; default the newest model's champion and challenger.",
+        ),
+    ] = None,
+    /,
+    *,
+    port: Annotated[int, Parameter(help="Port of 127.0.0.1; a busy one is stepped over.")] = 8100,
+    queue: Annotated[int, Parameter(help="Requests at once before another gets 503.")] = 512,
+) -> int:
+    """Serve model versions: a page to try them side by side, and POST /generate, until Ctrl-C."""
+    from flows.serve import serve_until_stopped
+
+    return serve_until_stopped(models or [], port, queue)
+
+
+@app.command
 def up() -> int:
     """Start the Prefect and MLflow servers and serve the pipeline, until Ctrl-C."""
     from flows.up import serve_until_stopped

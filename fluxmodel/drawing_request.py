@@ -5,9 +5,12 @@ Bounds that depend on the model (its sizes, variants and LoRAs) are checked by `
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from collections.abc import Mapping
+from typing import Any
 
-from fluxmodel.errors import InputError, first_fault
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fluxmodel.errors import InputError
 
 MAX_PROMPT = 1000
 MAX_STEPS = 50
@@ -35,7 +38,7 @@ class DrawingRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     prompt: str = Field(
-        min_length=1, max_length=MAX_PROMPT, pattern=r"\S", description="What the image shows."
+        min_length=1, max_length=MAX_PROMPT, description="What the image shows, in the data's words."
     )
     num_steps: int | None = Field(
         default=None, ge=1, le=MAX_STEPS, description="Solver steps; default the model's."
@@ -52,6 +55,13 @@ class DrawingRequest(BaseModel):
     )
     lora: str = Field(default="", max_length=128, description="One of the model's LoRAs by name.")
     lora_scale: float = Field(default=1.0, ge=-4, le=4, description="How strongly the LoRA acts.")
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("it is blank; say what to draw")
+        return prompt
 
 
 class ServedImage(BaseModel):
@@ -90,14 +100,11 @@ def read_request(values: object) -> DrawingRequest:
     try:
         return DrawingRequest.model_validate(values)
     except ValidationError as error:
-        raise refused(error) from None
+        raise refused(error.errors()[0]) from None
 
 
-def refused(error: ValidationError) -> RequestError:
-    """Return the first fault pydantic found as ours."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    said = first_fault(error).removeprefix(f"{field}: ")
-    if first["type"] == "string_pattern_mismatch":
-        said = "it is blank; say what to draw"
-    return RequestError(field, said)
+def refused(fault: Mapping[str, Any]) -> RequestError:
+    """Return a fault that pydantic describes as ours."""
+    return RequestError(
+        ".".join(str(part) for part in fault["loc"]), fault["msg"].removeprefix("Value error, ")
+    )

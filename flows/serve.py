@@ -1,0 +1,72 @@
+"""`fluxline serve`: model versions behind a small page and an HTTP door on this machine, until Ctrl-C."""
+
+import signal
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+
+from flows.servers import free_port
+from flows.serving_app import serving_app
+from flows.versions import open_registry
+from fluxmodel.errors import InputError
+from tasks.serving import Desk, ServedVersion, open_versions
+
+GRACE_SECONDS = 30.0
+"""Whoever waits when the server is stopped is served for so long; what is being drawn then is finished."""
+LAST_DRAWING_SECONDS = 60
+
+
+def serve_until_stopped(models: Sequence[str], port: int, queue: int) -> int:
+    """Serve the models until SIGINT or SIGTERM; return the exit code.
+
+    Raises:
+        InputError: there is no such model, it cannot be read, or a number is out of its range.
+    """
+    for name, value, most in (("port", port, 65_335), ("queue", queue, 100_000)):
+        if not 1 <= value <= most:
+            raise InputError(f"--{name} is {value}; give 1 to {most}.")
+    versions = open_versions(open_registry(), models)
+    desk = Desk(queue)
+    at = free_port(port)
+    config = uvicorn.Config(
+        serving_app(versions, desk),
+        host="127.0.0.1",
+        port=at,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        backlog=2048,
+        timeout_graceful_shutdown=int(GRACE_SECONDS) + LAST_DRAWING_SECONDS,
+    )
+    server = _Server(config, desk)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            number, server.handle_exit
+        )  # uvicorn raises it again when all is done: that ends nothing then
+    _say(versions, at, port)
+    server.run()
+    print(f"Stopped; {desk.drawn} requests were drawn.")
+    return 0
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, desk: Desk):
+        super().__init__(config)
+        self.desk = desk
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            here = self.desk.waiting
+            print(f"Stopping; {here} requests are served first." if here else "Stopping.", flush=True)
+        self.desk.close(GRACE_SECONDS)
+        super().handle_exit(sig, frame)
+
+
+def _say(versions: Sequence[ServedVersion], at: int, wanted: int) -> None:
+    stepped = "" if at == wanted else f"  (port {wanted} was taken)"
+    print(f"page    http://127.0.0.1:{at}{stepped}")
+    for served in versions:
+        held = f" ({', '.join(served.aliases)})" if served.aliases else ""
+        print(f"serves  {served.label}{held}: {', '.join(served.model.variants)}")
+    print("POST /generate answers JSON prompts with PNGs. Ctrl-C stops.", flush=True)
