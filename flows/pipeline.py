@@ -58,7 +58,9 @@ def submit_stages(plan: Plan, context: RunContext) -> dict[str, Future]:
         for name, job in plan.parts.items()
         if name in JUDGES
     }
-    evaluation: Future = evaluate.submit(context, model, dataset, settings=plan.evaluation, **judges, **styled)
+    evaluation: Future = evaluate.submit(
+        context, model, dataset, settings=plan.evaluation, **judges, **styled
+    )
     decision: Future = gate.submit(context, evaluation, plan.name, plan.gate)
     lora = styled.get("lora")
     version = register.submit(context, model, evaluation, decision, dataset, plan.name, lora)
