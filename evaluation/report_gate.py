@@ -1,4 +1,4 @@
-"""The report's chapter on the gate: the verdict, why, and every number it weighed with its interval and margin."""
+"""The report's chapter on the gate: the verdict, why, every number it weighed and every rule it asked."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from html import escape
 from typing import Any
 
 from .compare import Difference
-from .gate import GateDecision, in_words, is_share
+from .gate import GateDecision
 from .page import note, section, table
+from .wording import borne, in_words
 
 TITLE = "The verdict"
 WORDS = {
@@ -24,6 +25,17 @@ NAMES = {
     "retrieval": "own caption found",
     "clip": "CLIP score",
     "fd": "Frechet distance",
+    "memorised": "images memorised",
+    "primary": "better than the champion",
+    "groups": "no group left behind",
+    "budget": "gates this year",
+    "latency": "time an image",
+}
+_FOUND = {
+    "kept": ("kept", "pass"),
+    "open": ("not shown", ""),
+    "broken": ("broken", "miss"),
+    "unmeasured": ("not measured", ""),
 }
 _WIDTH, _HEIGHT, _GOOD, _BAD, _SOFT, _INK = 176, 24, "#2f7d4f", "#b23a2e", "#b7bec4", "#22262a"
 
@@ -40,7 +52,14 @@ def verdict(decision: Mapping[str, Any] | None, registration: Mapping[str, Any] 
         else "There was no champion to compare with."
     )
     return section(
-        "verdict", "gate", TITLE, note(against), banner(made), _numbers(made), note(registered(registration))
+        "verdict",
+        "gate",
+        TITLE,
+        note(against),
+        banner(made),
+        _numbers(made),
+        _rules(made),
+        note(registered(registration)),
     )
 
 
@@ -75,13 +94,24 @@ def _numbers(made: GateDecision) -> str:
     return f"<h3>The numbers it weighed</h3>{table(head, rows, 0 if made.primary else None)}{said}"
 
 
+def _rules(made: GateDecision) -> str:
+    """Every rule: what it asked, what it found, and whether that kept it."""
+    if not made.rules:
+        return ""
+    rows = []
+    for rule in made.rules:
+        word, style = _FOUND[rule.verdict]
+        texts = [escape(NAMES.get(rule.name, rule.name)), escape(rule.asked), escape(rule.found)]
+        rows.append([*texts, f'<span class="{style}">{word}</span>'])
+    return f"<h3>The rules it asked</h3>{table(['', 'asked', 'found', ''], rows, worded=True)}"
+
+
 def _row(row: Difference, role: str) -> list[str]:
     challenger, champion, difference, interval = (escape(each) for each in in_words(row))
     margin = ""
     if row.margin is not None:
-        borne = f"{100 * row.margin:.1f} points" if is_share(row.name) else f"{row.margin:.2f}"
         kept = ("kept", "pass") if row.passed else ("not shown", "miss")
-        margin = f'{borne}<span class="ci {kept[1]}">{kept[0]}</span>'
+        margin = f'{borne(row.name, row.margin)}<span class="ci {kept[1]}">{kept[0]}</span>'
     name = f"{escape(NAMES.get(row.name, row.name))}{f'<span class=ci>{role}</span>' if role else ''}"
     return [
         name,

@@ -10,6 +10,7 @@ FluxlineError            1   anything below, caught in one place by the command
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,9 +30,13 @@ class InputError(FluxlineError, ValueError):
 
 
 class IncomparableError(FluxlineError):
-    """Two numbers with different identities were asked to be compared."""
+    """Two numbers with different identities were asked to be compared; `fields` names where the identities differ."""
 
     exit_code = 3
+
+    def __init__(self, text: str, fields: Sequence[str] = ()):
+        super().__init__(text)
+        self.fields = tuple(fields)
 
 
 class ArtifactError(FluxlineError):

@@ -59,6 +59,9 @@ def decision(**more):
                   "ci_high": 0.18, "n": 100, "method": "m", "p_value": 0.01}  # fmt: skip
     guard = {**difference, "name": "fd", "p_value": None, "ci_low": None, "ci_high": None, "margin": 0.5,
              "passed": True}  # fmt: skip
+    rule = {"name": "coverage", "asked": "at least 0.5 of the champion's coverage", "found": "80.0 % -> 10.0 %",
+            "verdict": "broken"}  # fmt: skip
     made = {"verdict": "promote", "reasons": ["Shown better."], "primary": difference, "guards": [guard],
+            "rules": [rule],
             "champion": {"name": "m", "version": "2"}, "settings": {}, **more}  # fmt: skip
     return GateDecision.model_validate(made).model_dump(mode="json")
