@@ -10,8 +10,8 @@ _STYLE = """
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue","DejaVu Sans",sans-serif}
-main{max-width:66rem;margin:0 auto;padding:1.6rem 1.25rem 3rem}
-header{display:flex;flex-wrap:wrap;align-items:baseline;gap:.2rem 1rem;margin:0 0 1rem}
+main{max-width:62rem;margin:0 auto;padding:1.1rem 1.25rem 3rem}
+header{display:flex;flex-wrap:wrap;align-items:baseline;gap:.2rem 1rem;margin:0 0 .5rem}
 h1{font-size:1.5rem;letter-spacing:-.02em;margin:0}
 header p{margin:0;color:var(--soft);font-size:.92rem}
 label,legend{font-size:.82rem;font-weight:600;color:var(--soft)}
@@ -28,9 +28,10 @@ button.main{background:var(--blue);border-color:var(--blue);color:var(--on-blue)
 .ask label{grid-column:1/-1}
 .ask input{font-size:1.1rem;padding:.6rem .8rem}
 .ask button{padding:.6rem 1.6rem;font-size:1.1rem}
-.try{display:flex;flex-wrap:wrap;gap:.4rem;margin:.7rem 0 0;padding:0;list-style:none}
-.try button{font-size:.85rem;padding:.25rem .7rem;border-radius:1rem;color:var(--soft);text-align:left}
-.shared{display:flex;flex-wrap:wrap;gap:.8rem 2rem;margin:1rem 0 1.4rem;align-items:end}
+.try{display:flex;gap:.4rem;margin:.5rem 0 0;padding:.2rem 2rem .2rem .2rem;list-style:none;overflow-x:auto;
+scrollbar-width:none;mask-image:linear-gradient(to right,#000 calc(100% - 3rem),transparent)}
+.try button{font-size:.85rem;padding:.2rem .7rem;border-radius:1rem;color:var(--soft);white-space:nowrap}
+.shared{display:flex;flex-wrap:wrap;gap:.7rem 2rem;margin:.6rem 0 .9rem;align-items:end}
 .shared>div{display:flex;gap:.5rem;align-items:center}
 .shared input{width:11rem}
 fieldset{border:0;margin:0;padding:0;display:flex;gap:.5rem;align-items:center}
@@ -43,44 +44,46 @@ legend{float:left;padding:0;margin-right:.5rem}
 .choice label:has(:focus-visible){outline:2px solid var(--blue);outline-offset:-4px;outline-color:currentColor}
 .sides{display:grid;grid-template-columns:1fr 1fr;gap:1.5rem}
 .side{min-width:0}
-.controls{display:grid;gap:.55rem;margin:0 0 .8rem}
+.controls{display:grid;gap:.35rem;margin:.6rem 0 0}
 .slide{display:grid;grid-template-columns:5.2rem minmax(0,1fr) 2.6rem;gap:.6rem;align-items:center}
+.slide select{grid-column:2/-1;padding:.3rem .5rem}
 .slide output{text-align:right;font-variant-numeric:tabular-nums;font-weight:650}
-.frame{aspect-ratio:1;display:grid;gap:.4rem;background:var(--tint);border-radius:.5rem;overflow:hidden;
+.frame{aspect-ratio:1;margin:.5rem 0 0;display:grid;gap:.4rem;
+background:var(--tint);border-radius:.5rem;overflow:hidden;
 grid-template-columns:repeat(var(--columns,1),1fr);transition:opacity .15s}
-.frame[aria-busy=true]{opacity:.55}
+.frame[aria-busy=true]:not(.empty){opacity:.55}.frame.stale{opacity:.3}
 .frame.empty{place-items:center;color:var(--soft);text-align:center;padding:1rem;font-size:.95rem}
 .frame a{display:block;min-width:0;border-radius:.3rem;overflow:hidden}
 .frame img{display:block;width:100%;aspect-ratio:1;object-fit:contain;image-rendering:pixelated}
 .told{margin:.5rem 0 0;font-size:.88rem;color:var(--soft);font-variant-numeric:tabular-nums;min-height:1.5em}
 .error{margin:.5rem 0 0;color:var(--bad);font-size:.92rem;overflow-wrap:anywhere}
 footer{margin-top:2rem;padding-top:.8rem;border-top:1px solid var(--line);color:var(--soft);font-size:.85rem}
-code{font-size:.95em}
-@media(max-width:40rem){main{padding:1rem .9rem 2rem}.sides{gap:.8rem}.shared{gap:.7rem}
-.ask{grid-template-columns:1fr}.ask button{width:100%}
-.try{flex-wrap:nowrap;overflow-x:auto;margin-right:-.9rem;padding-right:.9rem}.try button{white-space:nowrap}
-.shared input{width:7rem}
-.slide{grid-template-columns:1fr auto;gap:0 .4rem}.slide input{grid-column:1/-1}
-select{padding:.5rem .3rem;font-size:.9rem}}
+footer a{color:var(--blue)}code{font-size:.95em}
+@media(max-width:40rem){main{padding:.8rem .9rem 2rem}.sides{gap:.8rem}
+.ask{grid-template-columns:minmax(0,1fr) auto}.ask button{padding:.6rem .9rem}
+.shared{gap:.5rem 1rem}.shared input{width:6rem}.choice label{padding:.5rem .7rem}
+.slide{grid-template-columns:1fr auto;gap:0 .4rem}.slide input,.slide select{grid-column:1/-1;grid-row:2}
+.side>select{padding:.45rem .2rem;font-size:.85rem}.told{font-size:.8rem}}
 """
 
 _SIDE = """<section class="side" aria-label="SIDE">
+<label for="model-ID">SIDE</label><select id="model-ID" data-field="model variant"></select>
+<div class="frame empty" id="frame-ID">Nothing drawn yet</div>
+<p class="told" id="told-ID" aria-live="polite"></p>
+<p class="error" id="error-ID" role="alert" hidden></p>
 <div class="controls">
-<div><label for="model-ID">SIDE</label><select id="model-ID" data-field="model variant"></select></div>
 <div class="slide"><label for="steps-ID">Steps</label>
 <input id="steps-ID" type="range" min="1" max="50" value="1" data-field="num_steps">
 <output id="steps-out-ID"></output></div>
 <div class="slide"><label for="guidance-ID">Guidance</label>
 <input id="guidance-ID" type="range" min="1" max="8" step="0.5" value="1" data-field="guidance">
 <output id="guidance-out-ID"></output></div>
-<div id="lora-row-ID" hidden><label for="lora-ID">LoRA</label><select id="lora-ID" data-field="lora"></select></div>
+<div class="slide" id="lora-row-ID" hidden><label for="lora-ID">LoRA</label>
+<select id="lora-ID" data-field="lora"></select></div>
 <div class="slide" id="scale-row-ID" hidden><label for="scale-ID">LoRA scale</label>
 <input id="scale-ID" type="range" min="0" max="2" step="0.1" value="1" data-field="lora_scale">
 <output id="scale-out-ID"></output></div>
 </div>
-<div class="frame empty" id="frame-ID">Nothing drawn yet</div>
-<p class="told" id="told-ID" aria-live="polite"></p>
-<p class="error" id="error-ID" role="alert" hidden></p>
 </section>"""
 
 _BODY = f"""<main>
@@ -89,6 +92,7 @@ _BODY = f"""<main>
 <div class="ask"><label for="prompt">Prompt</label>
 <input id="prompt" type="text" maxlength="1000" autocomplete="off" autofocus data-field="prompt">
 <button class="main" id="draw">Draw</button></div>
+<p class="error" id="error" role="alert" hidden></p>
 <ul class="try" id="try" aria-label="Prompts of the model's own kind"></ul>
 <div class="shared">
 <div><label for="seed">Seed</label><input id="seed" type="number" min="0" step="1" value="0" data-field="seed">
@@ -123,16 +127,16 @@ function chosen(side) {
   return {model: models[number], variant};
 }
 
-function titled(model) {
-  if (!model.version) return model.label;
-  const held = model.aliases.length ? ` (${model.aliases.join(', ')})` : '';
-  return `version ${model.version}${held}`;
+function titled(model, variant) {
+  const several = new Set(models.map(each => each.model)).size > 1;
+  const name = model.version ? `${several ? model.model + ' ' : ''}v${model.version}` : model.label;
+  return [`${name} ${variant}`, ...model.aliases].join(' · ');
 }
 
 function fill(side) {
   const select = $('model-' + side);
   models.forEach((model, number) => Object.keys(model.variants).forEach(variant =>
-    select.append(option(JSON.stringify([number, variant]), `${titled(model)} · ${variant}`))));
+    select.append(option(JSON.stringify([number, variant]), titled(model, variant)))));
   if (side === 'b') select.selectedIndex = models.length > 1 ? Object.keys(models[0].variants).length
     : select.options.length - 1;
   adapt(side);
@@ -167,18 +171,19 @@ function request(side) {
 }
 
 function refuse(side, field, message) {
-  const inside = $('frame-' + side).parentElement;
-  const called = `[data-field~="${field}"]`;
-  const at = field && (inside.querySelector(called) || document.querySelector(called));
+  const own = $('frame-' + side).parentElement, called = `[data-field~="${field}"]`;
+  const at = field && (own.querySelector(called) || document.querySelector(called));
   if (at) at.setAttribute('aria-invalid', 'true');
   const label = at && document.querySelector(`label[for="${at.id}"]`);
-  $('error-' + side).textContent = (label ? label.textContent + ': ' : field ? field + ': ' : '') + message;
-  $('error-' + side).hidden = false;
+  const shown = at && !own.contains(at) ? $('error') : $('error-' + side);
+  shown.textContent = (label ? label.textContent + ': ' : field ? field + ': ' : '') + message;
+  shown.hidden = false;
+  $('frame-' + side).classList.add('stale');
 }
 
 function present(side, asked, answer) {
   const frame = $('frame-' + side);
-  frame.classList.remove('empty');
+  frame.classList.remove('empty', 'stale');
   frame.style.setProperty('--columns', Math.ceil(Math.sqrt(answer.images.length)));
   frame.replaceChildren(...answer.images.map(each => {
     const link = document.createElement('a'), image = document.createElement('img');
@@ -193,7 +198,7 @@ function present(side, asked, answer) {
   const time = answer.milliseconds < 1000 ? `${Math.round(answer.milliseconds)} ms`
     : `${(answer.milliseconds / 1000).toFixed(1)} s`;
   $('told-' + side).textContent = `${answer.num_steps} step${answer.num_steps > 1 ? 's' : ''} · guidance ` +
-    `${answer.guidance} · ${many ? `seeds ${answer.images[0].seed}–${last}` : `seed ${last}`} · ${time}`;
+    `${answer.guidance} · ${many ? `seeds ${answer.images[0].seed}–${last}` : `seed\u00a0${last}`} · ${time}`;
 }
 
 async function draw(side) {
@@ -215,6 +220,7 @@ async function draw(side) {
 
 function drawBoth() {
   hasDrawn = true;
+  $('error').hidden = true;
   document.querySelectorAll('[aria-invalid]').forEach(each => each.removeAttribute('aria-invalid'));
   sides.forEach(draw);
 }
