@@ -44,11 +44,12 @@ def read_features(directory: Path) -> dict[str, Tensor] | None:
     cure = "evaluate the model again"
     try:
         found = load_file(path)
-        headline, reference = found["headline"], found["reference"]
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}); {cure}.") from error
-    except KeyError as error:
-        raise InputError(f"{path} holds no {error}, only {sorted(found)}; {cure}.") from error  # pyright: ignore[reportPossiblyUnboundVariable]
+    for name in ("headline", "reference"):
+        if name not in found:
+            raise InputError(f"{path} holds no {name!r}, only {sorted(found)}; {cure}.")
+    headline, reference = found["headline"], found["reference"]
     if headline.ndim != 2 or reference.ndim != 2 or headline.shape[1] != reference.shape[1]:
         raise InputError(
             f"{path}: headline {tuple(headline.shape)} and reference {tuple(reference.shape)} are no features of one "
