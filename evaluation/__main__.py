@@ -43,11 +43,13 @@ class Spool:
 
     def point(self, point: Any) -> None:
         """Tell the numbers of a finished point of the curves."""
-        name = f"{point.curve}/{point.steps}"
-        self.write({f"{name}/{key}": each.value for key, each in point.measured.intervals.items()}, name)
+        found = {key: each.value for key, each in point.measured.intervals.items()}
+        found["latency_ms"] = point.latency_ms
+        metrics = {f"{point.curve}/{key}": value for key, value in found.items()}
+        self.write(metrics, f"{point.curve}, {point.steps} steps", at=point.steps)
 
-    def write(self, metrics: dict[str, float], message: str) -> None:
-        """Write one line and let readers see it."""
+    def write(self, metrics: dict[str, float], message: str, at: int | None = None) -> None:
+        """Write one line and let readers see it; `at` is the step the metrics lie at: solver steps."""
         seconds = round(time.perf_counter() - self._started, 3)
         line = {
             "step": self._done,
@@ -55,6 +57,8 @@ class Spool:
             "metrics": metrics,
             "seconds": seconds,
             "message": message,
+            "time": time.time(),
+            "at": at,
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()

@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from fluxmodel.errors import FluxlineError, InputError, InterruptedRun, StageError
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.cards import read_json
-from tasks.evaluate import read_evaluation
 from tasks.launch import STOP
-from tasks.parent_run import PipelineRun
+from tasks.parent_run import PipelineRun, Summary
 from tasks.run_key import RunBook
 
 _TOLD = ("curate", "caption", "finetune", "evaluate", "gate", "register")
@@ -102,8 +101,16 @@ def finish(run: PipelineRun, refs: dict[str, ArtifactRef], model_name: str) -> P
         seconds=round(time.monotonic() - run.started, 2),
     )
     report = _write_report(run, outcome, places, book)
-    run.close("FINISHED", read_evaluation(evaluation), [row.run_key for row in rows], report)
+    keys = [row.run_key for row in rows]
+    said = _said(outcome)
+    run.close("FINISHED", Summary(evaluation, keys, outcome.model_name, outcome.model_version, said, report))
     return outcome.model_copy(update={"evaluation": str(report)})
+
+
+def _said(outcome: PipelineOutcome) -> list[str]:
+    """The run in a few lines of Markdown: its verdict first, as MLflow shows three lines of a description."""
+    verdict = [f"{outcome.verdict}: {' '.join(outcome.reasons[:1])}"] if outcome.verdict else []
+    return [*verdict, "", *(f"- {name}: {value}" for name, value in outcome.figures.items())]
 
 
 def _aliases(run: PipelineRun, made: dict[str, Any]) -> list[str]:

@@ -1,12 +1,10 @@
 """Evaluate: judge the model, with intervals, curves over steps, floors and ceilings."""
 
-from pathlib import Path
-
 from prefect import task
 
 from evaluation.settings import EvaluationSettings
 from tasks.artifacts import ArtifactRef
-from tasks.cards import numbers, read_json
+from tasks.headline import all_metrics
 from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext, StageRun
 
@@ -51,19 +49,4 @@ def _evaluate(
     from evaluation.report import closing_figures
 
     gave = [f"{name} {value}" for name, value in closing_figures(final).items()]
-    return Outcome(final, ", ".join(gave[:3]), read_evaluation(final))
-
-
-def read_evaluation(directory: Path) -> dict[str, float]:
-    """Return the numbers of an evaluation, headline metrics first, then the curves as `curve.metric.steps`."""
-    report = read_json(directory / "evaluation.json")
-    found = {entry["name"]: entry.get("value") for entry in report.get("metrics", [])}
-    for curve, rows in report.get("curves", {}).items():
-        for row in rows:
-            found |= {f"{curve}.{name}.{row['steps']}": v for name, v in row.items() if name != "steps"}
-    for row in (report.get("straightness") or {}).get("rows", []):
-        for name in ("straightness_error", "path_length"):
-            found[f"{row['curve']}.{name}"] = row[name]["value"]
-    for entry in (report.get("lora") or {}).get("metrics", []):
-        found[f"lora/{entry['name']}"] = entry.get("value")
-    return numbers(found)
+    return Outcome(final, ", ".join(gave[:3]), all_metrics(final))

@@ -19,6 +19,8 @@ from typing import Any
 
 from fluxmodel.errors import InputError, InterruptedRun, StageError
 from tasks.spool import SpoolReader
+from tasks.usage import FILE as USAGE
+from tasks.usage import UsageSpool
 
 STOP = threading.Event()
 """Set when the whole run is to stop: every child is asked to save a checkpoint and leave."""
@@ -82,7 +84,8 @@ def run_child(
         start = sink.tell()
         process, pipe = start_child(command, sink, threads)
         try:
-            code = _watch(process, spool, progress, timeout_seconds, stall_seconds)
+            usage = UsageSpool(process.pid, output / USAGE)
+            code = _watch(process, spool, usage, progress, timeout_seconds, stall_seconds)
         finally:
             stop_group(process, grace=0.0 if process.poll() is not None else GRACE_SECONDS)
             os.close(pipe)
@@ -131,11 +134,14 @@ def stop_group(process: subprocess.Popen, grace: float = GRACE_SECONDS) -> None:
     process.wait()
 
 
-def _watch(process: subprocess.Popen, spool: SpoolReader, progress, timeout: float, stall: float) -> int:
+def _watch(
+    process: subprocess.Popen, spool: SpoolReader, usage: UsageSpool, progress, timeout: float, stall: float
+) -> int:
     """Return the child's exit code; a stop that was asked for counts as one, a child out of time as SIGALRM."""
     started = heard = time.monotonic()
     asked = 0.0
     while True:
+        usage.poll()
         code = process.poll()
         lines, now = spool.read(), time.monotonic()
         if lines:

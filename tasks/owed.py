@@ -12,7 +12,12 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks import tracking
 from tasks.artifacts import ArtifactStore
+from tasks.dataset_input import dataset_input, describe_dataset
+from tasks.headline import stage_settings
 from tasks.home import Home
+from tasks.lineage import log_record
+from tasks.metrics_tail import MetricsTail
+from tasks.pictures import step_pictures
 from tasks.run_key import RunRecord, StageIdentity
 
 MEANWHILE_BYTES = 128 << 20
@@ -34,20 +39,22 @@ class Debt(BaseModel):
     record: RunRecord | None = None
 
 
-def tail(home: Home, debt: Debt, say: Callable[[str], None]) -> tracking.MetricsTail:
+def tail(home: Home, debt: Debt, say: Callable[[str], None]) -> MetricsTail:
     """Return the sender of the stage's spool, which opens the stage's run when MLflow answers."""
 
     def open_run() -> str:
         tags = {"stage": debt.identity.stage, **debt.tags}
         run_id = tracking.open_run(home, debt.run_key, debt.identity.stage, tags, debt.pipeline_key)
-        tracking.log_run(home, run_id, params={**debt.identity.parameters, "seed": debt.identity.seed})
+        tracking.log_run(home, run_id, params=stage_settings(debt.identity))
         tracking.log_run(home, run_id, tags={f"input.{k}": v for k, v in debt.identity.upstream.items()})
+        if dataset := dataset_input(home, debt.identity.stage, list(debt.identity.upstream.values())):
+            tracking.log_dataset(home, run_id, dataset)
         return run_id
 
-    return tracking.MetricsTail(home, Path(debt.spool), Path(debt.state), open_run, say)
+    return MetricsTail(home, Path(debt.spool), Path(debt.state), open_run, say)
 
 
-def finish(home: Home, debt: Debt, tail: tracking.MetricsTail, record: RunRecord) -> None:
+def finish(home: Home, debt: Debt, tail: MetricsTail, record: RunRecord) -> None:
     """Log what the finished stage gave and close its run; what MLflow does not take is noted as owed."""
     is_large = record.artifact.num_bytes > MEANWHILE_BYTES
     if tail.pump() and not is_large and _log(home, tail.run_id, record):
@@ -83,11 +90,15 @@ def _settle(home: Home, say: Callable[[str], None]) -> int:
 def _log(home: Home, run_id: str, record: RunRecord) -> bool:
     try:
         tracking.log_metrics(home, run_id, {**record.metrics, "stage_seconds": record.seconds})
-        store = ArtifactStore(home)
-        tracking.log_artifact(home, run_id, store.path(record.artifact), record.artifact)
-        tracking.log_run(
-            home, run_id, tags={"mlflow.note.content": f"{record.identity.stage}: {record.gave}"}
-        )
+        directory = ArtifactStore(home).path(record.artifact)
+        tracking.log_artifact(home, run_id, directory, record.artifact)
+        log_record(home, run_id, record)
+        if record.identity.stage == "curate":
+            tracking.log_dataset(home, run_id, describe_dataset(home, record, "curate"))
+        if record.artifact.kind == "evaluation":
+            for picture in step_pictures(directory):
+                tracking.log_picture(home, run_id, picture)
+        tracking.describe(home, run_id, f"{record.identity.stage}: {record.gave}")
         tracking.close_run(home, run_id, "FINISHED")
     except Exception:  # whatever MLflow or the network raises: it stays owed
         return False

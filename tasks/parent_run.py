@@ -11,13 +11,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fluxmodel.errors import InterruptedRun
 from tasks import owed, tracking
+from tasks.dataset_input import dataset_input
+from tasks.headline import curve_points, headline_metrics, headline_settings
 from tasks.home import Home, open_home
 from tasks.launch import STOP
+from tasks.pictures import step_pictures
 from tasks.progress import board
+from tasks.run_key import RunBook
 from tasks.stage_run import RunContext
+
+STAGES_FILE = "stages.json"
+_PARENT_CURVES = ("rectified", "base_guided")
+"""Of the curves that were drawn the first named is the parent's; all of them stand on the evaluation's run."""
+_PARENT_NUMBERS = ("attr_acc", "all_correct", "retrieval", "fd")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished run came to, for its page in MLflow.
+
+    Attributes:
+        evaluation: directory of the evaluation.
+        run_keys: of all stages, in reading order.
+        model: registered model.
+        version: of it.
+        said: a few lines: verdict with its first reason, then the closing figures.
+        report: the run's page.
+    """
+
+    evaluation: Path
+    run_keys: list[str]
+    model: str
+    version: str
+    said: list[str]
+    report: Path | None = None
 
 
 @dataclass
@@ -56,27 +87,58 @@ class PipelineRun:
         """Open or re-open the parent run; while MLflow is away, leave that for later."""
         try:
             tags = {"stage": "pipeline", **self.tags}
-            self.mlflow_run_id = tracking.open_run(self.home, self.key, self.config["preset"], tags)
-            tracking.log_run(self.home, self.mlflow_run_id, params=self.config)
+            model = self.config.get("name") or f"fluxline-{self.config['preset']}"
+            self.mlflow_run_id = tracking.open_run(
+                self.home, self.key, f"{model}, seed {self.config['seed']}", tags
+            )
+            given = {name: value for name, value in self.config.items() if name == "seed" or value}
+            tracking.log_run(self.home, self.mlflow_run_id, params=given)
         except Exception as error:  # whatever MLflow or the network raises
             logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
 
-    def close(
-        self, status: str, metrics: dict[str, float], run_keys: list[str], report: Path | None = None
-    ) -> None:
-        """Log the summary and end the parent run. Never raises."""
+    def close(self, status: str, summary: Summary | None = None) -> None:
+        """Log what the run came to, where it finished, and end the parent run. Never raises."""
         try:
             if not self.mlflow_run_id:
                 self.open()
-            links = [tracking.adopt(self.home, self.mlflow_run_id, run_key) for run_key in run_keys]
-            tracking.describe(self.home, self.mlflow_run_id, "\n".join(filter(None, ["Stages:", *links])))
-            tracking.log_metrics(self.home, self.mlflow_run_id, metrics)
-            if report is not None and report.is_file():
-                tracking.client(self.home).log_artifact(self.mlflow_run_id, str(report))
+            if summary is not None:
+                self._log(summary)
             tracking.close_run(self.home, self.mlflow_run_id, status)
         except Exception as error:
             logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
             board().say("MLflow did not take the run's summary; each stage is logged as soon as it is back.")
+
+    def _log(self, summary: Summary) -> None:
+        """Log the headline, so that runs compare in MLflow's own tables and charts, and the way to everything else."""
+        home, run_id = self.home, self.mlflow_run_id
+        records = [record for key in summary.run_keys if (record := RunBook(home).read(key)) is not None]
+        tracking.log_run(home, run_id, params=headline_settings(records))
+        tracking.log_metrics(home, run_id, headline_metrics(summary.evaluation))
+        points = curve_points(summary.evaluation, _PARENT_NUMBERS)
+        curve = next(
+            (name for name in _PARENT_CURVES if any(p.name.startswith(f"{name}/") for p in points)), ""
+        )
+        tracking.log_points(home, run_id, [p for p in points if p.name.startswith(f"{curve}/")])
+        for picture in step_pictures(summary.evaluation, (curve,)):
+            tracking.log_picture(home, run_id, picture)
+        if dataset := dataset_input(home, "pipeline", [record.artifact.digest for record in records]):
+            tracking.log_dataset(home, run_id, dataset)
+        adopted = [tracking.adopt(home, run_id, key, summary.version) for key in summary.run_keys]
+        self._describe(summary, [each for each in adopted if each is not None])
+
+    def _describe(self, summary: Summary, stages: list[tracking.Adopted]) -> None:
+        home, run_id = self.home, self.mlflow_run_id
+        model, version = summary.model, summary.version
+        page = f"#/models/{quote(model)}/versions/{version}"
+        first = f"**[{model} version {version}]({page})**"
+        lines = [first, "", *summary.said, "", "Stages:", "", *(stage.link for stage in stages)]
+        tracking.describe(home, run_id, "\n".join(lines))
+        tracking.rename(home, run_id, f"{model} v{version}")
+        tracking.log_run(home, run_id, tags={"model": model, "model_version": version})
+        table = {s.stage: {"mlflow_run_id": s.run_id, "run_key": s.run_key} for s in stages}
+        tracking.client(home).log_dict(run_id, table, STAGES_FILE)
+        if summary.report is not None and summary.report.is_file():
+            tracking.client(home).log_artifact(run_id, str(summary.report))
 
 
 @contextmanager
@@ -97,7 +159,7 @@ def pipeline_run(config: dict[str, Any], data_fingerprint: str) -> Iterator[Pipe
     except BaseException as error:
         STOP.set()
         is_stop = isinstance(error, InterruptedRun) or not isinstance(error, Exception)
-        run.close("KILLED" if is_stop else "FAILED", {}, [])
+        run.close("KILLED" if is_stop else "FAILED")
         raise
     place.unlink(missing_ok=True)
     if run.mlflow_run_id:

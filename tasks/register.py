@@ -6,15 +6,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 
 from tasks import promotion, registry, tracking
 from tasks.artifacts import MANIFEST, ArtifactRef, ArtifactStore, link_or_copy
 from tasks.cards import read_json
-from tasks.evaluate import read_evaluation
 from tasks.gate import GateDecision, read_decision
+from tasks.headline import headline_metrics, headline_settings
 from tasks.home import Home
+from tasks.model_card import README, data_of, front_matter, model_card
 from tasks.progress import board
 from tasks.run_key import RunBook, RunRecord
 from tasks.stage import Stage
@@ -65,19 +67,22 @@ def _register(
     name: str,
     lora: ArtifactRef | None,
 ) -> Outcome:
-    metrics = read_evaluation(run.path(evaluation))
+    judged = run.path(evaluation)
     parts = {"model": model, "evaluation": evaluation, "decision": decision, "dataset": dataset, "lora": lora}
     lineage = RunBook(run.home).lineage([part.digest for part in parts.values() if part is not None])
     verdict = read_decision(run.home, decision) if decision is not None else None
-    tags = {"run_key": run.identity.run_key, "git_commit": registry.git_commit(), "dataset": _data(lineage)}
+    tags = {"run_key": run.identity.run_key, "git_commit": registry.git_commit(), "dataset": data_of(lineage)}
     tags |= {f"{part}.digest": ref.digest for part, ref in parts.items() if ref is not None}
     tags |= _lineage_tags(lineage) | _verdict_tags(verdict)
     whole, lora_name = _compose(run, model, lora)
     tags["lora.name"] = lora_name
     with registry.answering(run.home):
         run_id = run.mlflow_run()
-        card = model_card(name, lineage, metrics, verdict)
-        made = registry.register_version(run.home, name, run_id, run.path(whole), whole, tags, card)
+        report = read_json(judged / "evaluation.json")
+        card = model_card(name, lineage, report, verdict, lora_name)
+        beside = _beside(run, name, front_matter(lineage, lora_name=lora_name) + card, report)
+        tracking.log_run(run.home, run_id, params=headline_settings(lineage))
+        made = registry.register_version(run.home, name, run_id, run.path(whole), whole, tags, card, beside)
         is_champion = _crown(run.home, made, verdict)
         tracking.log_run(run.home, run_id, tags={"model": name, "model_version": made.version})
     aliases = [registry.CHALLENGER] + ([registry.CHAMPION] if is_champion else [])
@@ -90,7 +95,8 @@ def _register(
         "verdict": verdict.verdict if verdict else "",
     }
     (final / FILE).write_text(json.dumps(registration, indent=1, sort_keys=True))
-    return Outcome(final, f"{name} version {made.version}, alias {' and '.join(aliases)}")
+    gave = f"{name} version {made.version}, alias {' and '.join(aliases)}"
+    return Outcome(final, gave, headline_metrics(judged))
 
 
 def _crown(home: Home, made: registry.RegisteredVersion, decision: GateDecision | None) -> bool:
@@ -119,6 +125,18 @@ def _compose(run: StageRun, model: ArtifactRef, lora: ArtifactRef | None) -> tup
     return made, name
 
 
+def _beside(run: StageRun, name: str, card: str, report: dict[str, Any]) -> Path:
+    """Return a folder with what MLflow's copy of the model holds beside the model: its card, and how to serve it."""
+    from tasks.served_model import write_mlmodel  # it asks MLflow for types
+
+    place = run.work / "beside"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    write_mlmodel(place, name)
+    (place / README).write_text(card)
+    return place
+
+
 def _lineage_tags(lineage: list[RunRecord]) -> dict[str, str]:
     """The address of every artifact the version was made of, by stage."""
     tags = {}
@@ -139,27 +157,3 @@ def _verdict_tags(decision: GateDecision | None) -> dict[str, str]:
     against = decision.champion.version if decision.champion else ""
     reasons = "\n".join(decision.reasons)[:4000]
     return {"gate.verdict": decision.verdict, "gate.reasons": reasons, "gate.champion": against}
-
-
-def model_card(
-    name: str, lineage: list[RunRecord], metrics: dict[str, float], decision: GateDecision | None = None
-) -> str:
-    """Return a short model card: what it is, what it was made of, how good it is, what the gate said."""
-    numbers = "\n".join(f"| {k} | {v:.4g} |" for k, v in metrics.items() if "." not in k)
-    said = "\n".join(f"- {reason}" for reason in decision.reasons) if decision else ""
-    gate = f"## What the gate said: {decision.verdict}\n\n{said}\n\n" if decision else ""
-    made = "\n".join(f"| {r.identity.stage} | {r.gave} | `{r.artifact.digest[:12]}` |" for r in lineage)
-    return (
-        f"# {name}\n\nA text-to-image model trained by Fluxline on `{_data(lineage)}`: a FLUX MM-DiT by flow "
-        "matching in the latents of its own autoencoder.\n\nRead it with `fluxmodel.TextToImage.from_pretrained`, or "
-        f"draw with `fluxline generate PROMPT --model {name}`.\n\n## How good it is\n\n| | |\n|---|---|\n{numbers}\n\n"
-        f"{gate}## What it was made of\n\n| stage | gave | digest |\n|---|---|---|\n{made}\n"
-    )
-
-
-def _data(lineage: list[RunRecord]) -> str:
-    for record in lineage:
-        if record.identity.stage == "curate":
-            source = record.identity.parameters.get("source", {})
-            return source.get("data") or f"a folder with fingerprint {source.get('fingerprint', '')[:12]}"
-    return ""

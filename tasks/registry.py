@@ -17,6 +17,8 @@ from tasks.home import Home
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+MAX_DESCRIPTION = 5000
+"""Characters of a version's description in MLflow's tables."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,33 @@ def answering(home: Home) -> Iterator[None]:
 
 
 def register_version(
-    home: Home, name: str, run_id: str, directory: Path, model: ArtifactRef, tags: dict[str, str], card: str
+    home: Home,
+    name: str,
+    run_id: str,
+    directory: Path,
+    model: ArtifactRef,
+    tags: dict[str, str],
+    card: str,
+    beside: Path | None = None,
 ) -> RegisteredVersion:
     """Make a new version of `name` from a model directory logged to run `run_id`, alias `challenger`.
 
     A version with the same tag `run_key` is from an attempt that was cut off, and is taken up again.
+
+    Args:
+        home: where the registry is.
+        name: registered model.
+        run_id: run that holds the version's files.
+        directory: the model's files.
+        model: the model's artifact.
+        tags: lineage.
+        card: what the version's page tells, in Markdown.
+        beside: folder of further files for MLflow's copy alone: README.md, MLmodel and what that names.
     """
     client = tracking.client(home)
     tracking.log_files(home, run_id, directory, model)
+    if beside is not None:
+        client.log_artifacts(run_id, str(beside), model.kind)
     with contextlib.suppress(Exception):  # exists already; a real trouble shows in the next call
         client.create_registered_model(name, description="Text-to-image models trained by Fluxline.")
     tags = {"artifact_uri": model.uri, "artifact_digest": model.digest, **tags}
@@ -69,9 +90,19 @@ def register_version(
     made = _made_by(home, name, tags.get("run_key", ""))
     if made is None:
         source = f"{client.get_run(run_id).info.artifact_uri}/{model.kind}"
-        made = client.create_model_version(name, source=source, run_id=run_id, tags=tags, description=card)
+        made = client.create_model_version(
+            name, source=source, run_id=run_id, tags=tags, description=_description(card)
+        )
     client.set_registered_model_alias(name, CHALLENGER, str(made.version))
     return RegisteredVersion(name, str(made.version), tags)
+
+
+def _description(card: str) -> str:
+    """Return as many of a card's chapters as MLflow keeps; the whole card is the version's README.md."""
+    chapters = card.strip().split("\n\n## ")
+    while len(chapters) > 1 and len("\n\n## ".join(chapters)) > MAX_DESCRIPTION:
+        chapters.pop()
+    return "\n\n## ".join(chapters)[:MAX_DESCRIPTION]
 
 
 def _made_by(home: Home, name: str, run_key: str) -> Any | None:

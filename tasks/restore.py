@@ -19,14 +19,23 @@ def download(home: Home, ref: ArtifactRef, target: Path) -> Path | None:
     for run_id in _runs(home, ref):
         try:
             place = tracking.download_files(home, run_id, ref.kind, target / run_id)
-            files, manifest = list_files(place), place / MANIFEST
-            told = json.loads(manifest.read_text())["files"] if manifest.is_file() else files
+            manifest = place / MANIFEST
+            told = json.loads(manifest.read_text())["files"] if manifest.is_file() else list_files(place)
             manifest.unlink(missing_ok=True)
+            _drop_others(place, {entry["path"] for entry in told})
+            files = list_files(place)
             if content_digest(files) == ref.digest and files == told:  # what is undigested must be whole, too
                 return place
         except Exception as error:  # not in this run, or MLflow went away
             logging.getLogger("fluxline").info("%s is not in run %s", ref.kind, run_id, exc_info=error)
     return None
+
+
+def _drop_others(place: Path, names: set[str]) -> None:
+    """Remove what MLflow's copy of a model holds beside the model: its card, and what serves it."""
+    for path in [p for p in place.rglob("*") if p.is_file()]:
+        if path.relative_to(place).as_posix() not in names:
+            path.unlink()
 
 
 def _runs(home: Home, ref: ArtifactRef) -> Iterator[str]:

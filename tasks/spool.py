@@ -16,6 +16,8 @@ class SpoolLine:
         total: steps in all (0 = unknown).
         metrics: name -> value.
         seconds: what the child's work took so far, all its lives together.
+        time: Unix time of the measurement; 0 where the line does not say.
+        at: step the metrics are at, where it is not `step`: an evaluation's points lie at solver steps.
     """
 
     step: int
@@ -23,6 +25,8 @@ class SpoolLine:
     metrics: dict[str, float]
     seconds: float
     message: str = ""
+    time: float = 0.0
+    at: int | None = None
 
 
 class SpoolReader:
@@ -57,6 +61,8 @@ def parse_line(text: str) -> SpoolLine | None:
             metrics=metrics,
             seconds=float(entry.get("seconds") or 0.0),
             message=str(entry.get("message") or ""),
+            time=float(entry.get("time") or 0.0),
+            at=None if entry.get("at") is None else int(entry["at"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

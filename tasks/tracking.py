@@ -5,25 +5,28 @@ spool of the child process; when MLflow is away the spool keeps them, the place 
 `tracking.json`, and they are sent later. Nothing here ever stops a stage.
 """
 
-import contextlib
 import json
 import logging
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tasks.artifacts import MANIFEST, ArtifactRef
 from tasks.home import Home
-from tasks.spool import SpoolLine, SpoolReader
 
 EXPERIMENT = "fluxline"
 WHOLE_ARTIFACT_BYTES = 1 << 30
 """Artifacts up to this size are logged whole; FLUXLINE_LOG_LIMIT (bytes) says otherwise."""
 BATCH = 1000
+PICTURE_SIDE = 160
+"""Side, in pixels, that small images are enlarged to: MLflow shows them as they are."""
 _MAX_VALUE = 500
 _MAX_NOTE = 7000  # MLflow takes tags of 8000 characters
 _lock = threading.Lock()
@@ -41,6 +44,12 @@ def run_url(home: Home, run_id: str) -> str:
         return ""
     experiment = experiment_id(home)
     return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+
+
+def version_url(home: Home, name: str, version: str) -> str:
+    """Return the page of a registered version in MLflow's interface; empty when no server is up."""
+    uri = tracking_uri(home)
+    return f"{uri.rstrip('/')}/#/models/{quote(name)}/versions/{version}" if uri.startswith("http") else ""
 
 
 def client(home: Home) -> Any:
@@ -116,19 +125,32 @@ def log_run(home: Home, run_id: str, *, params: dict | None = None, tags: dict |
         mlflow.log_batch(run_id, tags=[RunTag(k, v) for k, v in _texts(tags).items()])
 
 
-def adopt(home: Home, parent_id: str, run_key: str) -> str:
+@dataclass(frozen=True)
+class Adopted:
+    """A stage's run as its pipeline's parent run names it."""
+
+    stage: str
+    run_id: str
+    run_key: str
+    link: str
+
+
+def adopt(home: Home, parent_id: str, run_key: str, version: str = "") -> Adopted | None:
     """Link a stage's run and its pipeline's parent run; a reused stage stays with the parent that made it.
 
-    Returns a link to the stage's run for the parent's description: MLflow shows a run below one parent only.
+    A run made below this parent is named after the model version it was made for (`train v3`), so that runs of several
+    versions can be told apart in a chart. Returns None where MLflow has no such run.
     """
     if (run := find_run(home, run_key)) is None:
-        return ""
-    stage = run.data.tags.get("stage", "stage")
-    log_run(home, parent_id, tags={f"{stage}.mlflow_run_id": run.info.run_id, f"{stage}.run_key": run_key})
-    if "mlflow.parentRunId" not in run.data.tags:  # MLflow was away when it began
+        return None
+    stage, tags = run.data.tags.get("stage", "stage"), run.data.tags
+    if "mlflow.parentRunId" not in tags:  # MLflow was away when it began
         log_run(home, run.info.run_id, tags={"mlflow.parentRunId": parent_id})
-    said = run.data.tags.get("mlflow.note.content", stage)
-    return f"- [{said}](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})"
+    if version and tags.get("mlflow.parentRunId", parent_id) == parent_id and run.info.run_name == stage:
+        rename(home, run.info.run_id, f"{stage} v{version}")
+    said = tags.get("mlflow.note.content", stage)
+    link = f"- [{said}](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})"
+    return Adopted(stage, run.info.run_id, run_key, link)
 
 
 def describe(home: Home, run_id: str, text: str) -> None:
@@ -141,14 +163,101 @@ def close_run(home: Home, run_id: str, status: str) -> None:
     client(home).set_terminated(run_id, status)
 
 
+@dataclass(frozen=True)
+class MetricPoint:
+    """A number at a step; `time` is Unix time, 0 for now."""
+
+    name: str
+    value: float
+    step: int = 0
+    time: float = 0.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A step of an image slider: `key` is the slider, `png` the image's bytes."""
+
+    key: str
+    step: int
+    png: bytes
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """A dataset as MLflow shows it beside a run; the digest is cut to the 36 characters MLflow keeps."""
+
+    name: str
+    digest: str
+    source: dict[str, str]
+    columns: dict[str, str]
+    profile: dict[str, Any]
+    context: str
+
+
 def log_metrics(home: Home, run_id: str, metrics: dict[str, float], step: int = 0) -> None:
-    """Log a few final numbers."""
+    """Log a few final numbers, in their order: MLflow's page of a run keeps it."""
+    log_points(home, run_id, [MetricPoint(name, value, step) for name, value in metrics.items()])
+
+
+def log_points(home: Home, run_id: str, points: Sequence[MetricPoint]) -> None:
+    """Log many numbers, a thousand a call."""
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    points = [Metric(name, value, now, step) for name, value in metrics.items()]
-    for start in range(0, len(points), BATCH):
-        client(home).log_batch(run_id, metrics=points[start : start + BATCH])
+    now = time.time()
+    made = [Metric(p.name, p.value, int(1000 * (p.time or now)), p.step) for p in points]
+    for start in range(0, len(made), BATCH):
+        client(home).log_batch(run_id, metrics=made[start : start + BATCH])
+
+
+def log_picture(home: Home, run_id: str, picture: Picture) -> None:
+    """Log one step of an image slider, enlarged to be seen."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture.png)) as image:
+        factor = max(1, -(-PICTURE_SIDE // max(image.size)))
+        size = (image.width * factor, image.height * factor)
+        shown = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    client(home).log_image(run_id, shown, key=slider_key(picture.key), step=picture.step)
+
+
+def slider_key(text: str) -> str:
+    """Return a slider's name in the characters MLflow allows."""
+    return re.sub(r"[^a-zA-Z0-9_\-./ ]+", "", text.replace(";", " -")).strip()[:120]
+
+
+def log_dataset(home: Home, run_id: str, dataset: DatasetInput) -> None:
+    """Log what a run was made from, so that MLflow's tables name it and open its profile."""
+    from mlflow.entities import Dataset, InputTag
+    from mlflow.entities import DatasetInput as Entity
+
+    columns = [{"name": name, "type": kind, "required": True} for name, kind in dataset.columns.items()]
+    made = Dataset(
+        name=dataset.name[:500],
+        digest=dataset.digest[:36],
+        source_type="fluxline",
+        source=json.dumps(dataset.source),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps(dataset.profile),
+    )
+    tags = [InputTag("mlflow.data.context", dataset.context)]
+    client(home).log_inputs(run_id, datasets=[Entity(made, tags)])
+
+
+def rename(home: Home, run_id: str, name: str) -> None:
+    """Name a run."""
+    client(home).update_run(run_id, name=name)
+
+
+def delete_files(home: Home, run_id: str, name: str) -> bool:
+    """Delete the artifact directory `name` of a run; return whether there was one."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if not client(home).list_artifacts(run_id, name):
+        return False
+    get_artifact_repository(client(home).get_run(run_id).info.artifact_uri).delete_artifacts(name)
+    return True
 
 
 def log_artifact(home: Home, run_id: str, directory: Path, ref: ArtifactRef) -> None:
@@ -185,95 +294,6 @@ def download_files(home: Home, run_id: str, name: str, target: Path) -> Path:
     return Path(client(home).download_artifacts(run_id, name, str(target)))
 
 
-class MetricsTail:
-    """Sends a spool to MLflow in batches from its own thread; what cannot be sent is sent later.
-
-    A resumed child repeats steps bit for bit, so a point at or before the last one sent is not sent again.
-
-    Args:
-        home: where tracking happens.
-        spool: the child's metrics.jsonl.
-        state: file that remembers the place reached, for after a crash.
-        open_run: returns the MLflow run's id; called until it succeeds.
-        say: told in one line when MLflow goes away and when it is back.
-    """
-
-    RETRY_SECONDS = 15.0
-
-    def __init__(
-        self, home: Home, spool: Path, state: Path, open_run: Callable[[], str], say: Callable[[str], None]
-    ):
-        self.home, self.state, self.say, self._open = home, state, say, open_run
-        remembered = _read_json(state)
-        self.reader = SpoolReader(spool, int(remembered.get("offset", 0)))
-        self.last: dict[str, int] = dict(remembered.get("last", {}))
-        self.run_id = ""
-        self.is_away = False
-        self._done = threading.Event()
-        self._opening = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="metrics-tail", daemon=True)
-
-    def __enter__(self) -> "MetricsTail":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self.pump()
-
-    def require(self) -> str:
-        """Return the MLflow run's id, opened if need be; raises what MLflow raises."""
-        with self._opening:  # the stage's thread and ours may both ask, and two runs must not be made
-            if not self.run_id:
-                self.run_id = self._open()
-            return self.run_id
-
-    def close(self, status: str) -> None:
-        """End the run, if it was opened. Never raises: a run left open is re-opened by its key."""
-        with contextlib.suppress(Exception):
-            if self.run_id:
-                close_run(self.home, self.run_id, status)
-
-    def pump(self) -> bool:
-        """Send what is new; return whether MLflow took it all. Never raises."""
-        offset, last = self.reader.offset, dict(self.last)
-        try:
-            self.require()
-            self._send(self.reader.read())
-            _write_json(self.state, {"run_id": self.run_id, "offset": self.reader.offset, "last": self.last})
-        except Exception as error:  # whatever MLflow or the network raises: the spool keeps the points
-            self.reader.offset, self.last = offset, last
-            if not self.is_away:
-                self.is_away = True
-                self.say(
-                    f"MLflow is away ({type(error).__name__}); points stay in the spool and are sent later."
-                )
-            return False
-        if self.is_away:
-            self.is_away = False
-            self.say("MLflow is back; the points of the meantime were sent.")
-        return True
-
-    def _work(self) -> None:
-        wait = 0.0
-        while not self._done.wait(wait):
-            wait = 2.0 if self.pump() else self.RETRY_SECONDS
-
-    def _send(self, lines: Iterable[SpoolLine]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        points = []
-        for line in lines:
-            for name, value in line.metrics.items():
-                if line.step > self.last.get(name, -1):
-                    self.last[name] = line.step
-                    points.append(Metric(name, value, now, line.step))
-        for start in range(0, len(points), BATCH):
-            client(self.home).log_batch(self.run_id, metrics=points[start : start + BATCH])
-
-
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one level, keys joined by dots."""
     result: dict[str, Any] = {}
@@ -285,16 +305,3 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _texts(values: dict[str, Any]) -> dict[str, str]:
     return {key: str(value)[:_MAX_VALUE] for key, value in values.items() if value not in (None, "")}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value))
-    os.replace(partial, path)

@@ -113,7 +113,8 @@ def write_final(output: Path, objective: Objective, job: TrainingJob, precision:
 
 def spool_line(spool: TextIO, step: int, total: int, metrics: dict[str, float], seconds: float) -> None:
     """Append one line of metrics; `seconds` are those of all lives of the job. On its way to disk on return."""
-    spool.write(json.dumps({"step": step, "total": total, "metrics": metrics, "seconds": seconds}) + "\n")
+    line = {"step": step, "total": total, "metrics": metrics, "seconds": seconds, "time": time.time()}
+    spool.write(json.dumps(line) + "\n")
     spool.flush()
 
 

@@ -8,8 +8,8 @@ import pytest
 from tasks import owed, registry, tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.home import Home
+from tasks.metrics_tail import MetricsTail
 from tasks.run_key import RunRecord, StageIdentity
-from tasks.tracking import MetricsTail
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow and SQLAlchemy warn of their own deprecations
 
@@ -181,9 +181,14 @@ def test_a_parent_whose_stages_were_all_reused_links_to_their_runs(tracked):
     stage = tracking.open_run(tracked, "stage-key", "train", {"stage": "train"}, "first")
     tracking.describe(tracked, stage, "train: 40 steps")
     second = tracking.open_run(tracked, "second", "demo", {})
-    link = tracking.adopt(tracked, second, "stage-key")
+    adopted = tracking.adopt(tracked, second, "stage-key", version="2")
     experiment = tracking.experiment_id(tracked)
-    assert link == f"- [train: 40 steps](#/experiments/{experiment}/runs/{stage})"
-    assert tracking.client(tracked).get_run(second).data.tags["train.mlflow_run_id"] == stage
-    assert tracking.client(tracked).get_run(stage).data.tags["mlflow.parentRunId"] == first
-    assert tracking.adopt(tracked, second, "unknown-key") == ""
+    assert adopted is not None
+    assert adopted.link == f"- [train: 40 steps](#/experiments/{experiment}/runs/{stage})"
+    assert (adopted.stage, adopted.run_id, adopted.run_key) == ("train", stage, "stage-key")
+    found = tracking.client(tracked).get_run(stage)
+    assert found.data.tags["mlflow.parentRunId"] == first
+    assert found.info.run_name == "train"  # version 2 did not make it
+    assert tracking.adopt(tracked, second, "unknown-key") is None
+    tracking.adopt(tracked, first, "stage-key", version="1")
+    assert tracking.client(tracked).get_run(stage).info.run_name == "train v1"
