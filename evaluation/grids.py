@@ -45,9 +45,8 @@ def save_grids(
         write_atlas(output / HELD_OUT, held_out.images)
         gallery["held_out"] = _tiles(held_out, min(12, len(held_out.asked)))
         draw_grid(gallery["held_out"], 6).save(output / "held_out.png")
-    gallery["real"] = [
-        {"png": _png(image), "prompt": "", "right": None, "seen": ""} for image in benchmark.real[:12]
-    ]
+    real = benchmark.reference if benchmark.real is None else benchmark.real
+    gallery["real"] = [{"png": _png(image), "prompt": "", "right": None, "seen": ""} for image in real[:12]]
     gallery["steps"] = _step_rows(points, min(4, count))
     draw_steps(gallery["steps"]).save(output / "steps.png")
     text = json.dumps(gallery, ensure_ascii=False)
@@ -104,16 +103,16 @@ def _png(image: Tensor) -> str:
 
 def draw_grid(tiles: list[dict[str, Any]], columns: int) -> Image.Image:
     """Tiles in rows with their prompts beneath, a coloured bar telling right from wrong where that is known."""
-    font = _font(_FONT_SIZE)
-    wrapped = [_wrap(tile["prompt"], font, _CELL) for tile in tiles]
-    height = _CELL + 14 + (_FONT_SIZE + 5) * max((len(lines) for lines in wrapped), default=0) + _PAD
+    font = font_of(_FONT_SIZE)
+    broken = [wrapped(tile["prompt"], font, _CELL) for tile in tiles]
+    height = _CELL + 14 + (_FONT_SIZE + 5) * max((len(lines) for lines in broken), default=0) + _PAD
     rows = -(-len(tiles) // columns)
     columns = min(columns, len(tiles))
     canvas = Image.new("RGB", (columns * (_CELL + _PAD) + _PAD, rows * height + _PAD), "white")
     pen = ImageDraw.Draw(canvas)
-    for number, (tile, lines) in enumerate(zip(tiles, wrapped, strict=True)):
+    for number, (tile, lines) in enumerate(zip(tiles, broken, strict=True)):
         x, y = _PAD + number % columns * (_CELL + _PAD), _PAD + number // columns * height
-        canvas.paste(_enlarged(tile["png"], _CELL), (x, y))
+        canvas.paste(enlarged(tile["png"], _CELL), (x, y))
         pen.rectangle((x, y, x + _CELL - 1, y + _CELL - 1), outline=(214, 218, 221))
         if tile["right"] is not None:
             pen.rectangle(
@@ -126,7 +125,7 @@ def draw_grid(tiles: list[dict[str, Any]], columns: int) -> Image.Image:
 
 def draw_steps(steps: dict[str, Any]) -> Image.Image:
     """One row a prompt, one column a point of the curves."""
-    font, cell, pad, label = _font(14), 112, 10, 190
+    font, cell, pad, label = font_of(14), 112, 10, 190
     columns, prompts = steps["columns"], steps["prompts"]
     names = {"base_unguided": "unguided", "base_guided": "guided"}
     canvas = Image.new(
@@ -138,9 +137,9 @@ def draw_steps(steps: dict[str, Any]) -> Image.Image:
         said = column.get("label") or f"{names.get(column['curve'], column['curve'])}, {column['steps']}"
         pen.text((x, 8), said, fill=_INK, font=font)
         for row, png in enumerate(column["pngs"]):
-            canvas.paste(_enlarged(png, cell), (x, 36 + row * (cell + pad)))
+            canvas.paste(enlarged(png, cell), (x, 36 + row * (cell + pad)))
     for row, prompt in enumerate(prompts):
-        for line, text in enumerate(_wrap(prompt, font, label - 24)[:5]):
+        for line, text in enumerate(wrapped(prompt, font, label - 24)[:5]):
             pen.text((pad, 40 + row * (cell + pad) + line * 20), text, fill=_INK, font=font)
     return canvas
 
@@ -166,14 +165,15 @@ def draw_lora(tiles: dict[str, list[dict[str, str]]], count: int = 6) -> Image.I
     return draw_steps({"prompts": [tile["prompt"] for tile in tiles[shown[0]][:count]], "columns": columns})
 
 
-def _enlarged(png: str, side: int) -> Image.Image:
+def enlarged(png: str, side: int) -> Image.Image:
+    """The image of a base64 PNG at another size; small ones keep their pixels."""
     with Image.open(io.BytesIO(base64.b64decode(png))) as image:
         factor = side / max(image.size)
         method = Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS
         return image.convert("RGB").resize((side, side), method)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """Break at words; what does not fit four lines ends in an ellipsis."""
     lines: list[str] = []
     for word in text.split():
@@ -187,7 +187,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib on every machine and knows most scripts."""
     import matplotlib
 

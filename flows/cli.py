@@ -134,20 +134,31 @@ def _say_move(move: dict, as_json: bool) -> int:
 
 @app.command
 def compare(
-    a: Annotated[str, Parameter(help="NAME@VERSION, a number or alias of the newest model, or a directory.")],
-    b: Annotated[str, Parameter(help="The same, for the side to compare with.")],
+    a: Annotated[
+        str, Parameter(help="A version (v7, 7, an alias, NAME@7), or a directory with an evaluation.")
+    ],
+    b: Annotated[str, Parameter(help="The same, for the other side.")],
     /,
     *,
+    name: _Name = "",
+    out: Annotated[
+        Path | None,
+        Parameter(help="Folder for the page and the picture; default ./comparisons/NAME-OLD-NEW."),
+    ] = None,
     as_json: _Json = False,
 ) -> int:
-    """Compare two evaluations image by image, and say what the gate would; exit code 3 if they are incomparable."""
-    from flows.versions import compare_models, print_comparison
+    """Lay two versions side by side: a page, a picture, and what the gate would say; exit code 3 if incomparable.
 
-    found = compare_models(a, b)
+    Of two versions of one model the later is the challenger, else the first named.
+    """
+    from flows.compare import compare_models, print_comparison, require_comparable
+
+    found = compare_models(a, b, name, out)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(found.as_dict()))
     else:
         print_comparison(found)
+    require_comparable(found)
     return 0
 
 

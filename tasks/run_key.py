@@ -55,6 +55,9 @@ class RunRecord(BaseModel):
     gave: str = Field(default="", description="One line: what the stage gave.")
     metrics: dict[str, float] = Field(default_factory=dict)
     finished: float = Field(default=0.0, description="Unix time.")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="What it ran in: package -> version, and the device."
+    )
 
 
 class Decision(BaseModel):

@@ -22,6 +22,7 @@ from tasks.code_digest import code_digests
 from tasks.home import Home
 from tasks.launch import STOP
 from tasks.links import TaskLinks
+from tasks.machine import environment
 from tasks.progress import board
 from tasks.resources import RESOURCES, slots, worth_retrying
 from tasks.run_key import RunBook, RunRecord, StageIdentity
@@ -134,6 +135,7 @@ class Stage:
         record = RunRecord(
             run_key=identity.run_key, identity=identity, artifact=artifact, gave=outcome.gave,
             seconds=round(earlier + time.monotonic() - started, 2), metrics=outcome.metrics, finished=time.time(),
+            environment=environment(),
         )  # fmt: skip
         owed.finish(home, debt, tail, record)
         RunBook(home).write(record)
