@@ -72,6 +72,9 @@ box-shadow:0 0 0 1px var(--line)}
 .duo figcaption{grid-column:span 2;margin-top:.15rem}.duo small{font-size:.76rem;color:var(--soft)}
 .key{display:inline-flex;align-items:center;gap:.4rem;margin-right:1.2rem;font-size:.88rem;color:var(--soft)}
 .key svg{width:2.2rem;height:.8rem}
+.halves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));gap:0 2.5rem}
+.halves td svg{width:8rem}
+.texts th,.texts td{text-align:left;white-space:normal}.texts th:first-child,.texts td:first-child{white-space:nowrap}
 .chips{display:flex;flex-wrap:wrap;gap:.45rem;margin:.8rem 0;padding:0;list-style:none;font-size:.86rem}
 .chips li{border:1px solid var(--line);border-radius:1rem;padding:.15rem .75rem;color:var(--soft)}
 .chips li.new{border-color:var(--blue);color:var(--blue);font-weight:600}

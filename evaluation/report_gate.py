@@ -123,8 +123,8 @@ def _row(row: Difference, role: str) -> list[str]:
     ]
 
 
-def drawn_interval(row: Difference) -> str:
-    """The interval on an axis of its own with no difference in the middle."""
+def drawn_interval(row: Difference, is_shown: bool = True) -> str:
+    """The interval on an axis of its own with no difference in the middle; grey where nothing is shown."""
     ends = [end for end in (row.ci_low, row.ci_high) if end is not None]
     reach = 1.15 * max(map(abs, _finite([row.difference, row.margin, *ends])), default=0.0) or 1.0
     middle = _HEIGHT / 2
@@ -132,8 +132,8 @@ def drawn_interval(row: Difference) -> str:
     def at(value: float) -> float:
         return _WIDTH / 2 * (1 + value / reach)
 
-    color = _GOOD if row.ci_low is not None and row.ci_low > 0 else _SOFT
-    if row.ci_high is not None and row.ci_high < 0:
+    color = _GOOD if is_shown and row.ci_low is not None and row.ci_low > 0 else _SOFT
+    if is_shown and row.ci_high is not None and row.ci_high < 0:
         color = _BAD
     parts = [_line(at(0), 1, _SOFT)]
     if row.margin is not None:

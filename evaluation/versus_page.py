@@ -11,7 +11,9 @@ from .compare import Side
 from .gate import GateDecision, Verdict
 from .page import box, boxes, contents, note, page, picture, section, table
 from .report_gate import banner, drawn_interval
+from .rules import Rule
 from .versus_changes import VersionAccount
+from .versus_numbers import NumberRow, block_of
 from .versus_page_changes import changes_chapter, changes_in_a_sentence
 from .versus_prompts import GroupRow, Outcomes, Pair, headline_pngs
 from .versus_words import (
@@ -20,6 +22,7 @@ from .versus_words import (
     interval_words,
     metric_words,
     p_words,
+    plain_words,
     span_words,
     value_words,
 )
@@ -42,8 +45,8 @@ _MARKS = {
     "same": "the same",
     "none": "no test",
 }
-_FINDINGS = {"kept": "pass", "open": "", "broken": "miss", "unmeasured": ""}
-_CALLED = ("held_out/all_correct", "held_out/attr_acc", "all_correct", "attr_acc")
+_FINDINGS = {"broken": "miss", "open": "", "kept": "pass"}
+_BLOCKS = {"detailed": "prompts in full", "lora": "the LoRA"}
 _KINDS = {"color": "Colour asked for", "shape": "Shape asked for", "objects": "Number of objects"}
 
 
@@ -83,8 +86,11 @@ def _opening(found: Comparison) -> str:
 
 
 def _first_reason(decision: GateDecision) -> str:
-    """The first reason, cut at its first clause where it is long."""
-    reason = decision.reasons[0] if decision.reasons else ""
+    """The first reason that says more than the verdict, cut at a word where it is long."""
+    reasons = [plain_words(each).split(": ", 1)[-1] for each in decision.reasons[:1]]
+    if decision.verdict == "incomparable" and decision.differing:
+        reasons = [f"They differ in {', '.join(decision.differing)}."]
+    reason = "".join(reasons)
     return reason if len(reason) <= 140 else f"{reason[:139].rsplit(' ', 1)[0]} …"
 
 
@@ -97,28 +103,33 @@ def _verdict(found: Comparison) -> str:
             f"What the gate says of {found.new.label} as challenger of {found.old.label}, on the same prompts and "
             "noise. It promotes only what is shown better and no worse elsewhere."
         )
-    return section("verdict", "gate", "The verdict", note(escape(said)), banner(decision), _rules(found))
+    plain = decision.model_copy(update={"reasons": [plain_words(each) for each in decision.reasons]})
+    return section("verdict", "gate", "The verdict", note(escape(said)), banner(plain), _rules(found))
 
 
 def _rules(found: Comparison) -> str:
-    """Every rule the gate asks, what it found, and whether that keeps it."""
+    """What the gate asks and found: what is not kept first, and each kept rule but the LoRA's, which are counted."""
+    asked = [rule for rule in found.decision.rules if rule.verdict != "unmeasured"]
+    told = [rule for rule in asked if rule.verdict != "kept" or block_of(rule.name) != "lora"]
     rows = [
         [
             escape(_rule_words(rule.name)),
             f'<span class="{_FINDINGS[rule.verdict]}">{escape(rule.verdict)}</span>',
-            f'<span class="said">{escape(_plain(rule.found))}{_small(f"asked: {_plain(rule.asked)}")}</span>',
+            f'<span class="said">{escape(_found(rule))}{_small(f"asked: {plain_words(rule.asked)}")}</span>',
         ]
-        for rule in found.decision.rules
-        if rule.verdict != "unmeasured"
+        for rule in sorted(told, key=lambda rule: list(_FINDINGS).index(rule.verdict))
     ]
     if not rows:
         return ""
-    missing = ", ".join(
-        _rule_words(rule.name) for rule in found.decision.rules if rule.verdict == "unmeasured"
+    notes = (
+        [f"Kept, too: {count_words(len(asked) - len(told), 'rule')} on the LoRA."]
+        if len(told) < len(asked)
+        else []
     )
-    more = note(f"Not asked, because not measured on both sides: {escape(missing)}.") if missing else ""
-    listed = table(["rule", "", "found"], rows, worded=True)
-    return f"<h3>Every rule it asks</h3>{listed}{more}"
+    missing = [_rule_words(rule.name) for rule in found.decision.rules if rule.verdict == "unmeasured"]
+    notes += [f"Not asked, as not measured on both sides: {', '.join(missing)}."] if missing else []
+    more = note(escape(" ".join(notes))) if notes else ""
+    return f"<h3>Every rule it asks</h3>{table(['rule', '', 'found'], rows, worded=True)}{more}"
 
 
 def _rule_words(name: str) -> str:
@@ -128,16 +139,34 @@ def _rule_words(name: str) -> str:
     return f"{words}{f', {where}' if where else ''}{asked}"
 
 
-def _plain(text: str) -> str:
-    """A rule's sentence with what it compares called by name."""
-    for name in sorted(_CALLED, key=len, reverse=True):
-        text = text.replace(f"{name} ", f"{' '.join(reversed(metric_words(name))).strip()} ")
-    return text.replace(" -> ", " → ")
+def _found(rule: Rule) -> str:
+    """What a rule found, less its own name."""
+    return plain_words(rule.found.removeprefix(f"{rule.name} "))
 
 
 def _numbers(found: Comparison) -> str:
+    said = (
+        "A positive difference is better for the new version, whichever way the number goes. Images are paired by "
+        "prompt and noise; “better” and “worse” need p ≤ 0.05 after Holm's correction for the rows of a block, and an "
+        "interval without zero."
+    )
+    main = [each for each in found.numbers if block_of(each.row.name) in ("", "held_out")]
+    rest = [each for each in found.numbers if each not in main]
+    further = ""
+    if rest:
+        blocks = dict.fromkeys(block_of(each.row.name) for each in rest)
+        which = " and ".join(_BLOCKS.get(each, each) for each in blocks)
+        further = f"<details><summary>{len(rest)} more: {escape(which)}</summary>{_number_table(found, rest)}</details>"
+    left_out = ", ".join(_rule_words(name) for name in found.unlike)
+    more = note(f"Measured differently, so left out: {escape(left_out)}.") if left_out else ""
+    return section(
+        "numbers", "evaluate", "The numbers", note(said), _number_table(found, main), further, more
+    )
+
+
+def _number_table(found: Comparison, numbers: Sequence[NumberRow]) -> str:
     rows = []
-    for each in found.numbers:
+    for each in numbers:
         row = each.row
         words, where = metric_words(row.name)
         rows.append(
@@ -146,21 +175,14 @@ def _numbers(found: Comparison) -> str:
                 f"{escape(value_words(row.name, row.champion))}{_small(span_words(row.name, each.old_ci))}",
                 f"{escape(value_words(row.name, row.challenger))}{_small(span_words(row.name, each.new_ci))}",
                 f"{difference_words(row)}{_small(interval_words(row))}",
-                drawn_interval(row),
+                drawn_interval(row, each.mark in ("better", "worse")),
                 f"{escape(p_words(row.p_value))}{_small(_corrected(each.p_holm))}",
                 _MARKS[each.mark],
             ]
         )
-    said = (
-        "A positive difference is better for the new version, whichever way the number goes. Images are paired by "
-        "prompt and noise; “better” and “worse” need p ≤ 0.05 after Holm's correction for the rows of a block, and an "
-        "interval without zero."
-    )
-    left_out = ", ".join(" ".join(reversed(metric_words(name))).strip() for name in found.unlike)
-    more = note(f"Measured differently, so left out: {escape(left_out)}.") if left_out else ""
     head = ["", found.old.label, found.new.label, "difference", "", "p", ""]
-    best = next((i for i, each in enumerate(found.numbers) if _is_primary(found, each.row.name)), None)
-    return section("numbers", "evaluate", "The numbers", note(said), table(head, rows, best), more)
+    best = next((i for i, each in enumerate(numbers) if _is_primary(found, each.row.name)), None)
+    return table(head, rows, best)
 
 
 def _is_primary(found: Comparison, name: str) -> bool:
@@ -301,7 +323,7 @@ def _groups(found: Comparison) -> str:
         "Shares right of what each group asks for, paired by prompt and noise; p is corrected for all groups together, "
         "for among so many some differ by luck."
     )
-    body = f'<div class="columns wide">{"".join(parts)}</div>'
+    body = f'<div class="halves">{"".join(parts)}</div>'
     return section("groups", "evaluate", "Strong and weak, by group", note(said), body)
 
 
@@ -314,7 +336,7 @@ def _group(each: GroupRow) -> list[str]:
         value_words(row.name, row.champion),
         value_words(row.name, row.challenger),
         f"<span{kind}>{difference_words(row).removesuffix(' points')}</span>{_small(interval_words(row))}",
-        drawn_interval(row),
+        drawn_interval(row, each.number.mark in ("better", "worse")),
         p_words(each.number.p_holm),
     ]
 

@@ -142,9 +142,7 @@ def _settings(found: Comparison) -> str:
         return f"{title}{note('All settings and seeds are the same.')}"
     cut = len(made.settings) - MOST_SETTINGS
     more = note(f"And {cut:,} more; comparison.json has all.") if cut > 0 else ""
-    return (
-        f"{title}{table(['stage', 'setting', escape(found.old.label), escape(found.new.label)], rows)}{more}"
-    )
+    return f"{title}{_texts(['stage', 'setting', found.old.label, found.new.label], rows)}{more}"
 
 
 def _code(found: Comparison) -> str:
@@ -161,6 +159,11 @@ def _code(found: Comparison) -> str:
     rows = [[escape(each.stage), f'<span class="said">{_modules(each)}</span>'] for each in made.code]
     listed = table(["stage", "modules that differ"], rows, worded=True) if rows else ""
     return f"<h3>Code</h3>{note(' '.join(said))}{listed}"
+
+
+def _texts(head: list[str], rows: list[list[str]]) -> str:
+    """A table of words, which stand at the left and may wrap."""
+    return f'<div class="texts">{table(head, rows)}</div>'
 
 
 def _commit(name: str) -> str:
@@ -186,7 +189,7 @@ def _environment(found: Comparison) -> str:
         )
         return f"{title}{note(f'The same: {escape(main)}.')}"
     rows = [[escape(each.name), escape(each.old), escape(each.new)] for each in made.environment]
-    return f"{title}{table(['', escape(found.old.label), escape(found.new.label)], rows)}"
+    return f"{title}{_texts(['', found.old.label, found.new.label], rows)}"
 
 
 def _parents(found: Comparison) -> str:

@@ -15,7 +15,7 @@ from .versus_numbers import NumberRow
 from .versus_page import VERDICTS
 from .versus_page_changes import changes_in_a_sentence
 from .versus_prompts import Pair, headline_pngs
-from .versus_words import difference_words, interval_words, metric_words, value_words
+from .versus_words import difference_words, interval_words, metric_words, plain_words, value_words
 
 if TYPE_CHECKING:
     from .versus import Comparison
@@ -46,7 +46,7 @@ def _heading(found: Comparison) -> Image.Image:
     """Title, verdict and what changed."""
     decision = found.decision
     lines = [(found.title, 34, _DARK), (VERDICTS[decision.verdict], 28, _COLORS.get(decision.verdict, _GRAY))]
-    lines += [(text, 18, _DARK) for text in decision.reasons[:3]]
+    lines += [(plain_words(text), 18, _DARK) for text in decision.reasons[:3]]
     lines.append((changes_in_a_sentence(found), 18, _GRAY))
     canvas = Image.new("RGB", (WIDTH, 900), "white")
     pen, y = ImageDraw.Draw(canvas), PAD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .compare import Difference
@@ -26,6 +27,16 @@ _NAMES = {
     "latency_ms": "time of one image",
     "peak_memory_mib": "peak memory",
 }
+_SAID = (
+    "held_out/all_correct",
+    "held_out/attr_acc",
+    "all_correct",
+    "attr_acc",
+    "extra_objects",
+    "fd",
+    "kid",
+    "clip",
+)
 _SETS = {"held_out": "held-out", "detailed": "in full"}
 _LORA = {
     "adoption/triggered_on": "style with its trigger",
@@ -33,6 +44,7 @@ _LORA = {
     "following/triggered_on": "prompts followed, with trigger",
     "following/plain_on": "prompts followed, without",
 }
+_UNITS = {"latency_ms": " ms", "peak_memory_mib": " MiB"}
 MOST_CHARACTERS = 60
 
 
@@ -45,6 +57,14 @@ def metric_words(name: str) -> tuple[str, str]:
         return _LORA.get(what, what), f"LoRA, {where}"
     prefix, _, base = name.rpartition("/")
     return _NAMES.get(base, base.replace("_", " ")), _SETS.get(prefix, prefix.replace("_", " "))
+
+
+def plain_words(text: str) -> str:
+    """Return a sentence of the gate's with numbers called by name."""
+    for name in _SAID:
+        words, where = metric_words(name)
+        text = re.sub(rf"(?<![\w/]){name}(?!\w)", f"{where} {words}".strip(), text)
+    return text.replace(" -> ", " → ").replace("+0.0 ", "0.0 ").replace("-0.0 ", "0.0 ")
 
 
 def in_percent(name: str) -> bool:
@@ -63,14 +83,15 @@ def value_words(name: str, value: float | None) -> str:
 
 def difference_words(row: Difference) -> str:
     """Return a difference with its sign, in points where it is one of shares."""
-    return _signed(row.name, row.difference, with_unit=True)
+    unit = " points" if in_percent(row.name) else _UNITS.get(row.name.rsplit("/", 1)[-1], "")
+    return f"{_signed(row, row.difference)}{unit}"
 
 
 def interval_words(row: Difference) -> str:
     """Return the interval of a difference; empty where there is none."""
     if row.ci_low is None or row.ci_high is None:
         return ""
-    return f"{_signed(row.name, row.ci_low)} to {_signed(row.name, row.ci_high)}"
+    return f"{_signed(row, row.ci_low)} to {_signed(row, row.ci_high)}"
 
 
 def span_words(name: str, interval: tuple[float, float] | None) -> str:
@@ -108,12 +129,12 @@ def count_words(count: int, noun: str, several: str = "") -> str:
     return f"{count:,} {noun}" if count == 1 else f"{f'{count:,}' if count else 'no'} {several or noun + 's'}"
 
 
-def _signed(name: str, value: float, with_unit: bool = False) -> str:
-    if in_percent(name):
-        return f"{_rounded(100 * value, 1)}{' points' if with_unit else ''}"
-    unit = "ms" if name.endswith("latency_ms") else "MiB" if name.endswith("peak_memory_mib") else ""
-    digits = 0 if unit == "MiB" or abs(value) >= 100 else 1 if abs(value) >= 1 else 3
-    return f"{_rounded(value, digits)}{f' {unit}' if unit and with_unit else ''}"
+def _signed(row: Difference, value: float) -> str:
+    """A number of a row with as many digits as the row's largest asks for."""
+    if in_percent(row.name):
+        return _rounded(100 * value, 1)
+    largest = max(abs(each) for each in (row.difference, row.ci_low, row.ci_high) if each is not None)
+    return _rounded(value, 0 if largest >= 100 else 1 if largest >= 10 else 2 if largest >= 0.1 else 4)
 
 
 def _rounded(value: float, digits: int) -> str:
