@@ -18,11 +18,12 @@ def write_rows(path: Path, points: list[Point], held_out: dict[str, Measured]) -
 
     sets = [(point.curve, point.steps, point.guidance, point.measured) for point in points]
     sets += [(name, *measured.place, measured) for name, measured in held_out.items()]
-    tables = [pa.table(_columns(*each)) for each in sets]
+    tables = [pa.table(columns_of(*each)) for each in sets]
     pq.write_table(pa.concat_tables(tables, promote_options="default"), path, compression="zstd")
 
 
-def _columns(curve: str, steps: int, guidance: float, measured: Measured) -> dict[str, Any]:
+def columns_of(curve: str, steps: int, guidance: float, measured: Measured) -> dict[str, Any]:
+    """Return the columns of one point's images; what was not measured has none."""
     import pyarrow as pa
 
     n = len(measured.asked)
