@@ -29,6 +29,21 @@ class OptimizerSettings(BaseModel):
     clip_norm: float = Field(default=1.0, gt=0, description="Largest gradient norm.")
 
 
+class SampleSettings(BaseModel):
+    """Which images a flow's training draws on its way; none without prompts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompts: tuple[str, ...] = Field(default=(), description="Drawn each time from the same noise.")
+    every: int = Field(default=100, gt=0, description="Steps between them; the last step has its images too.")
+    num_steps: int = Field(default=8, gt=0, description="Euler steps of an image.")
+    guidance: float = Field(default=1.0, ge=1, description="Guidance; 1 is unguided.")
+
+    def is_due(self, step: int, total: int) -> bool:
+        """Return whether images are drawn after `step` of `total` steps."""
+        return bool(self.prompts) and (step % self.every == 0 or step == total)
+
+
 class TrainingJob(BaseModel):
     """One run of the loop; `semantic` leaves out what does not change the result."""
 
@@ -58,10 +73,13 @@ class TrainingJob(BaseModel):
     world_size: int = Field(default=1, gt=0, description="Processes that share each batch.")
     checkpoint_every: int = Field(default=100, gt=0, description="Steps between checkpoints.")
     log_every: int = Field(default=10, gt=0, description="Steps between lines of metrics.jsonl.")
+    samples: SampleSettings = Field(
+        default=SampleSettings(), description="Images drawn on the way, into samples/; they change no bit."
+    )
 
     def semantic(self) -> dict[str, Any]:
         """Return the fields the result depends on: all but where things lie and how often they are written."""
-        places = {"data", "inputs", "output", "checkpoint_every", "log_every"}
+        places = {"data", "inputs", "output", "checkpoint_every", "log_every", "samples"}
         return self.model_dump(mode="json", exclude=places)
 
 

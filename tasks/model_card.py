@@ -62,7 +62,9 @@ def _what(lineage: Sequence[RunRecord], evaluation: Mapping[str, Any], lora_name
         if train and "parameters" in train.metrics
         else ""
     )
-    said = f"A text-to-image model: a FLUX-style MM-DiT{size}, trained by flow matching in the latents of its "
+    said = (
+        f"A text-to-image model: a FLUX-style MM-DiT{size}, trained by flow matching in the latents of its "
+    )
     said += "own autoencoder"
     if rectify is not None:
         head = evaluation.get("headline", {})

@@ -10,7 +10,7 @@ from tasks.cards import numbers, read_card, read_json
 from tasks.prepare import placed
 from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext, StageRun
-from tasks.train import SamplerDefaults
+from tasks.train import SamplerDefaults, watched
 
 RECTIFY = Stage(
     "rectify",
@@ -59,7 +59,8 @@ def _rectify(
     )
     text = read_json(teacher / "text_encoder" / "config.json")
     job = job.model_copy(update={"objective": job.objective | {"text": text}})
-    inputs = {"start": str(teacher / "transformer")}
+    inputs = {"start": str(teacher / "transformer"), "autoencoder": str(teacher / "autoencoder")}
+    job = watched(job, run.path(latents), sampler)
     trained = run.launch("fluxmodel.training", placed(run, job, drawn, inputs), job.world_size)
     rectified = run.call(
         "fluxmodel.text_to_image:assemble_rectified",

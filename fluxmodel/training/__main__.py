@@ -111,6 +111,15 @@ def write_final(output: Path, objective: Objective, job: TrainingJob, precision:
     temporary.rename(output / "final")
 
 
+def keep_samples(output: Path, objective: Objective, job: TrainingJob, step: int) -> None:
+    """Draw the job's prompts with the network as it is, where its kind draws images, and keep them in samples/."""
+    from fluxmodel.training.objectives.flow import FlowObjective
+    from fluxmodel.training.samples import write_samples
+
+    if isinstance(objective, FlowObjective):
+        write_samples(output / "samples", step, job.samples.prompts, objective.draw())
+
+
 def spool_line(spool: TextIO, step: int, total: int, metrics: dict[str, float], seconds: float) -> None:
     """Append one line of metrics; `seconds` are those of all lives of the job. On its way to disk on return."""
     line = {"step": step, "total": total, "metrics": metrics, "seconds": seconds, "time": time.time()}
@@ -128,7 +137,7 @@ def run(job: TrainingJob) -> int:
     import torch
 
     from fluxmodel.training.checkpoint import CheckpointFolder
-    from fluxmodel.training.loop import Interrupted, Trained, train
+    from fluxmodel.training.loop import Averaged, Interrupted, Trained, train
     from fluxmodel.training.parallel import join_world
 
     torch.set_num_threads(job.threads)
@@ -142,6 +151,9 @@ def run(job: TrainingJob) -> int:
             if isinstance(report, Trained):
                 if world.is_first:
                     write_final(output, objective, job, report.precision)
+            elif isinstance(report, Averaged):
+                if world.is_first:
+                    keep_samples(output, objective, job, report.step)
             elif report.metrics and world.is_first:
                 spool_line(spool, report.step, report.total, report.metrics, time.monotonic() - began)
     return 0

@@ -18,6 +18,7 @@ from fluxmodel.training.ema import WeightAverage
 from fluxmodel.training.optimizer import MasterOptimizer
 from fluxmodel.training.parallel import World
 from fluxmodel.training.precision import choose_precision
+from fluxmodel.training.samples import averaged
 from fluxmodel.training_job import TrainingJob
 
 
@@ -53,6 +54,13 @@ class StepReport:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """The averaged weights after `step` are in the model until the loop goes on: time to draw samples."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Trained:
     """All steps are done; the averaged weights are in the model."""
 
@@ -72,7 +80,7 @@ def train(
     checkpoints: CheckpointFolder,
     world: World,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Iterator[StepReport | Interrupted | Trained]:
+) -> Iterator[StepReport | Averaged | Interrupted | Trained]:
     """Run the steps that are left and leave the averaged weights, fp32, in `objective.model`.
 
     Args:
@@ -113,6 +121,9 @@ def train(
         metrics = {"loss": loss.detach(), "grad_norm": norm, **scalars} if logged else {}
         figures = {name: float(value) for name, value in metrics.items()}
         yield StepReport(done, job.steps, figures, time.perf_counter() - began)
+        if job.samples.is_due(done, job.steps):
+            with averaged(model, optimizer, average):
+                yield Averaged(done)
         stopping = done < job.steps and world.agree(should_stop())
         if world.is_first and (stopping or (done % job.checkpoint_every == 0 and done < job.steps)):
             state = {"optimizer": optimizer.state_dict(), "average": average.average}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from fluxmodel.flow.timesteps import TimeDensity, sample_timesteps
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.randomness import keyed_generator
+from fluxmodel.training.samples import draw
 from fluxmodel.training_job import TrainingJob
 from fluxmodel.weights import load_mmdit, save_mmdit
 
@@ -113,6 +115,10 @@ class FlowObjective:
         """Return the mean squared error of the velocity."""
         field = velocity_field(self.model, batch, self.encoder, self.latents.height, self.latents.width)
         return flow_matching_loss(field, batch.data, batch.noise, batch.t).mean(), {}
+
+    def draw(self) -> UInt8[Tensor, "n 3 height width"]:
+        """Draw the job's prompts with the network as it is; needs `job.inputs["autoencoder"]`."""
+        return draw(self.model, self.encoder, self.job.inputs["autoencoder"], self.latents, self.job.samples)
 
     def finish(self, directory: Path) -> dict[str, float]:
         """Write transformer/ and text_encoder.json."""
