@@ -18,11 +18,13 @@ from .instruments import Instruments, Measured
 from .kid import kernel_distance
 from .prompts import Benchmark, PromptSet
 from .settings import EvaluationSettings
+from .stopwatch import timed
 from .verdicts import compare
 
 _SHUFFLED = ("attr_acc", "all_correct", "clip", "retrieval")
 
 
+@timed("floors and ceilings")
 def measure_baselines(
     instruments: Instruments, benchmark: Benchmark, headline: Point, settings: EvaluationSettings
 ) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from .features import unit_range
 from .prompts import draw_scenes, render_tensor, scene_prompts
 from .scene_judge import SceneJudge
 from .settings import EvaluationSettings
+from .stopwatch import timed
 from .templates import gaussian_blur
 from .verdicts import ATTRIBUTES, compare
 
@@ -23,6 +24,7 @@ BLURS = (0.7, 1.5)
 NOISES = (8, 24)
 
 
+@timed("calibrating the judge")
 def calibrate(
     judge: SceneJudge, settings: EvaluationSettings, autoencoder: Any = None
 ) -> list[dict[str, Any]]:

@@ -156,8 +156,11 @@ class Contestant:
         return [(steps, guidance) for steps in self.settings.steps or (self.family.num_steps,)]
 
     def calls(self, num_steps: int, guidance: float) -> int:
-        """Return how often the network is asked for one image."""
-        return num_steps * (2 if self.family.guiding == "twice" and guidance > 1 else 1)
+        """Return how often the network is asked for one image; some schedulers ask more than once a step."""
+        if self.family.guiding != "twice":
+            return num_steps
+        self.pipe.scheduler.set_timesteps(num_steps)
+        return len(self.pipe.scheduler.timesteps) * (2 if guidance > 1 else 1)
 
     @torch.inference_mode()
     def sample(
@@ -275,11 +278,14 @@ def _load(directory: Path, family: Family) -> tuple[Any, str]:
     with _quiet():
         try:
             import diffusers
+            import transformers
         except ImportError as error:
             raise InputError(
                 f"{directory} is a diffusers pipeline, and diffusers is not installed; "
                 "install it with `pip install fluxline[flux]`."
             ) from error
+        for library in (diffusers, transformers):
+            library.utils.logging.disable_progress_bar()
         cuda = torch.cuda.is_available()
         half = torch.bfloat16 if family.max_tokens else torch.float16
         dtype = half if cuda else torch.float32
@@ -290,7 +296,7 @@ def _load(directory: Path, family: Family) -> tuple[Any, str]:
         try:
             pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
                 directory,
-                torch_dtype=dtype,
+                dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 low_cpu_mem_usage=False,

@@ -14,8 +14,10 @@ from fluxmodel.training_job import Precision
 
 from .contestants import Contestant, is_contestant
 from .curves import Place, places
+from .identity import CONTESTANT, Identity
 from .sampler import Sampler
 from .settings import ContestantSettings, EvaluationSettings
+from .stopwatch import timed
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,12 @@ class Entrant:
             return Sampler(self.pipe, None, self.pipe.batch_size)
         return Sampler(self.pipe, self.directory, settings.batch_size, settings.workers, self.precision)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The identity fields it brings with it; empty for a model of ours."""
-        return self.pipe.identity() if isinstance(self.pipe, Contestant) else {}
+    def own_identity(self, shared: Identity) -> Identity:
+        """Return the identity with what a contestant brings; of a model of ours as it is."""
+        if not isinstance(self.pipe, Contestant):
+            return shared
+        model = f"{CONTESTANT}{type(self.pipe.pipe).__name__} {shared.model}"
+        return shared.model_copy(update={"model": model, **self.pipe.identity()})
 
     @property
     def record(self) -> dict[str, Any] | None:
@@ -53,6 +57,7 @@ class Entrant:
         return self.pipe.record() if isinstance(self.pipe, Contestant) else None
 
 
+@timed("loading the model")
 def enter(
     model_dir: Path,
     pipe: Any,

@@ -33,6 +33,7 @@ from .prompts import Benchmark, build_benchmark
 from .sampler import Sampler
 from .scene_judge import SceneJudge
 from .settings import ContestantSettings, EvaluationSettings
+from .stopwatch import clocked, laps, timed
 from .straightness import straightness_of
 from .timeless import write_timeless
 
@@ -56,6 +57,7 @@ class EvaluationReport:
         return next((each["value"] for each in self.document["metrics"] if each["name"] == name), None)
 
 
+@clocked
 def evaluate(
     model_dir: Path,
     dataset_dir: Path,
@@ -100,7 +102,7 @@ def evaluate(
     adopted = _measure_lora(entrant, lora, evaluators, benchmark, settings, drawn)
     identity = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, entrant.precision)
     document = {
-        "identity": identity.model_dump() | entrant.identity,
+        "identity": entrant.own_identity(identity).model_dump(),
         "contestant": entrant.record,
         "headline": headline.place() | {"chosen_by": chosen_by},
         "metrics": [each.model_dump() for each in headline_metrics(points, headline, further, instruments)],
@@ -181,6 +183,7 @@ def _further_sets(
     return found
 
 
+@timed("trying the LoRA")
 def _measure_lora(
     entrant: Entrant,
     lora: Path | None,
@@ -237,12 +240,13 @@ class _Counter:
         self.progress(self.done, self.total, message)
 
 
-def _cost(started: float, num_images: int) -> dict[str, float]:
+def _cost(started: float, num_images: int) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {
         "seconds": round(time.perf_counter() - started, 2),
         "images": num_images,
         "peak_memory_mib": round(peak),
+        "parts": {name: round(seconds, 2) for name, seconds in laps().items()},
     }
 
 

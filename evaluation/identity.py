@@ -22,6 +22,10 @@ _MEASURING = (
 )  # fmt: skip
 
 
+CONTESTANT = "diffusers "
+"""How the model of an identity begins that came as a diffusers pipeline."""
+# What such a model brings with it: its own solver, its own size before resizing, its own precision.
+_BROUGHT = ("solver", "resize", "dtype")
 # The store's note about an artifact, such as when it was made; no part of what it holds.
 _MANIFEST = "manifest.json"
 
@@ -75,16 +79,21 @@ def differing_fields(left: Identity, right: Identity) -> list[str]:
 def require_comparable(left: Identity, right: Identity, may_differ: Iterable[str] = ("model",)) -> None:
     """Pass if two numbers measure the same thing, up to the fields that are the subject of the comparison.
 
+    A model of other making is compared with the solver, size and precision it brings, as one subject.
+
     Raises:
         IncomparableError: naming each field that differs, with both values.
     """
-    fields = [name for name in differing_fields(left, right) if name not in set(may_differ)]
+    may_differ = set(may_differ)
+    if "model" in may_differ and any(each.model.startswith(CONTESTANT) for each in (left, right)):
+        may_differ |= set(_BROUGHT)
+    fields = [name for name in differing_fields(left, right) if name not in may_differ]
     if fields:
         pairs = "; ".join(
             f"{name}: {getattr(left, name)!r} against {getattr(right, name)!r}" for name in fields
         )
         raise IncomparableError(
-            f"These numbers are not comparable, they differ in {pairs}. Evaluate both alike."
+            f"These numbers are not comparable, they differ in {pairs}. Evaluate both alike.", fields
         )
 
 

@@ -22,6 +22,7 @@ from .prompts import Benchmark, PromptSet
 from .scene_judge import EMPTY, SceneJudge, SceneReading
 from .settings import EvaluationSettings
 from .statistics import Interval, clustered_bootstrap, mean_share, proportion
+from .stopwatch import timed
 from .verdicts import Verdicts, compare
 
 
@@ -77,6 +78,7 @@ class Instruments:
         skipped: what is not measured, with the reason.
     """
 
+    @timed("reading evaluators and reference")
     def __init__(self, evaluators: dict[str, Path], benchmark: Benchmark, settings: EvaluationSettings):
         self.settings = settings
         self.skipped: dict[str, str] = {}
@@ -111,6 +113,7 @@ class Instruments:
         self.skipped["detector_agreement"] = "no detector was given"
         return dual_encoder_extractor(evaluators["dual_encoder"], self.dual_encoder), None
 
+    @timed("measuring images")
     def measure(self, images: Tensor, asked: PromptSet, distances: bool = True) -> Measured:
         """Read everything off images drawn for `asked`; distances only where their number is the reference's."""
         features = self.extractor(images) if distances else None

@@ -12,6 +12,7 @@ from .instruments import Instruments, Measured, agreement
 from .prompts import Benchmark, PromptSet, noise_seed
 from .settings import EvaluationSettings
 from .statistics import mean_share
+from .stopwatch import timed
 
 _DIRECTION = {
     "fd": "lower",
@@ -22,6 +23,7 @@ _DIRECTION = {
 }
 
 
+@timed("digests")
 def shared_identity(
     model_dir: Path,
     dataset_dir: Path,
@@ -52,6 +54,7 @@ def shared_identity(
     )
 
 
+@timed("intervals")
 def headline_metrics(
     points: list[Point], headline: Point, further: dict[str, Measured], instruments: Instruments
 ) -> list[Measurement]:

@@ -31,6 +31,7 @@ from fluxmodel.errors import InputError
 from .identity import digest_of
 from .prompt_files import Task
 from .settings import EvaluationSettings
+from .stopwatch import timed
 from .verdicts import AskedScenes
 
 # Families of test scenes; data sets are drawn with seeds a person types, which are far smaller.
@@ -99,6 +100,7 @@ def level_of(dataset: CuratedDataset) -> str | None:
     return Scene.from_json(scenes[0]).level if scenes[0] else None
 
 
+@timed("prompts and reference")
 def build_benchmark(
     dataset: CuratedDataset, settings: EvaluationSettings, given: Path | None = None
 ) -> Benchmark:

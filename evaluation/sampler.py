@@ -15,6 +15,7 @@ from fluxmodel.text_to_image import TextToImage
 from fluxmodel.training_job import Precision
 
 from .prompts import PromptSet
+from .stopwatch import timed
 
 
 class Sampler:
@@ -42,6 +43,7 @@ class Sampler:
         request = Request(asked.prompts, asked.seeds, num_steps, guidance, variant)
         return self._pool.map(request.cut(self.batch_size))
 
+    @timed("drawing images")
     def collect(self, batches: Iterator[Tensor], drawn: Callable[[int], None] | None = None) -> Tensor:
         """Return the images begun, uint8 [n, 3, H, W]; `drawn` is told the number of images of each batch."""
         images = []
@@ -66,6 +68,7 @@ class Sampler:
         """Return a variant of the model, in this process."""
         return self._pool.pipe(variant)
 
+    @timed("timing single images")
     def latency_ms(
         self, prompt: str, num_steps: int, guidance: float, trials: int = 5, variant: str = ""
     ) -> float:

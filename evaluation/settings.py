@@ -78,14 +78,17 @@ class EvaluationSettings(BaseModel):
     @model_validator(mode="after")
     def _steps_rise(self) -> "EvaluationSettings":
         for name in ("steps", "rectified_steps"):
-            steps = getattr(self, name)
-            if list(steps) != sorted(set(steps)) or steps[0] < 1:
-                raise ValueError(f"{name} must be rising numbers from 1 up, such as 1,2,4,8; got {steps}")
+            _check_steps(name, getattr(self, name))
         return self
 
     def semantic(self) -> dict:
         """The fields that influence what an evaluation says; `workers` and the latency trials do not."""
         return self.model_dump(mode="json", exclude={"workers", "num_latency_trials"})
+
+
+def _check_steps(name: str, steps: tuple[int, ...]) -> None:
+    if list(steps) != sorted(set(steps)) or (steps and steps[0] < 1):
+        raise ValueError(f"{name} must be rising numbers from 1 up, such as 1,2,4,8; got {steps}")
 
 
 class ContestantSettings(BaseModel):
@@ -101,6 +104,13 @@ class ContestantSettings(BaseModel):
         default=0, ge=0, multiple_of=8, description="Side of its own images, pixels; 0 is its native one."
     )
     batch_size: int = Field(default=0, ge=0, description="Images it draws together; 0 chooses by their size.")
+
+    @model_validator(mode="after")
+    def _values_make_sense(self) -> "ContestantSettings":
+        _check_steps("steps", self.steps)
+        if 0 < self.guidance < 1:
+            raise ValueError(f"guidance must be at least 1, which is unguided; got {self.guidance:g}")
+        return self
 
 
 class EvaluationJob(BaseModel):

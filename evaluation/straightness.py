@@ -28,6 +28,7 @@ from .prompts import PromptSet
 from .sampler import Sampler
 from .settings import EvaluationSettings
 from .statistics import Interval, clustered_bootstrap
+from .stopwatch import timed
 
 NUM_DRAWN = 24
 """Paths shown in the report."""
@@ -81,6 +82,7 @@ def measure_straightness(
     return {name: clustered_bootstrap(v.double().numpy(), prompts) for name, v in figures.items()}, paths
 
 
+@timed("straightness")
 def straightness_of(
     sampler: Sampler, asked: PromptSet, variants: tuple[str, ...], settings: EvaluationSettings
 ) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from flows.config import PipelineConfig
 from fluxmodel.errors import FluxlineError, InterruptedRun
+from tasks.prune_rules import PruneRules
 
 app = App(
     name="fluxline",
@@ -17,6 +18,7 @@ app = App(
     version="0.1.0",
 )
 _DEFAULT = PipelineConfig()
+_PRUNE = PruneRules()
 _Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object as the last line.")]
 
 
@@ -183,6 +185,53 @@ def serve(
 
 
 @app.command
+def evaluate(
+    models: Annotated[
+        list[str],
+        Parameter(
+            negative="",
+            help="NAME@7, a number or alias of the newest model, a model directory, a diffusers pipeline.",
+        ),
+    ],
+    /,
+    *,
+    like: Annotated[
+        str, Parameter(help="Version whose evaluation is repeated; default the newest run's.")
+    ] = "",
+    num_images: Annotated[int, Parameter(help="Images in each point; 0 as there, or one a prompt.")] = 0,
+    steps: Annotated[str, Parameter(help="Steps along the curves, such as 1,2,4; default as there.")] = "",
+    guidance: Annotated[
+        float, Parameter(help="Guidance; 0 as there, or as a pipeline is meant to be drawn.")
+    ] = 0.0,
+    prompts: Annotated[
+        str,
+        Parameter(
+            help="File of prompts (.txt, .csv, .jsonl) to ask instead, or `geneval` for ours in its form."
+        ),
+    ] = "",
+    size: Annotated[int, Parameter(help="Side of a pipeline's own images, pixels; 0 its native one.")] = 0,
+    batch_size: Annotated[
+        int, Parameter(help="Images a pipeline draws together; 0 chooses by their size.")
+    ] = 0,
+    out: Annotated[
+        Path | None, Parameter(help="Folder of the evaluation; of several models, their parent.")
+    ] = None,
+    as_json: _Json = False,
+) -> int:
+    """Judge models, ours or others', by one evaluation: same prompts, noise seeds, judges and settings."""
+    from flows.judge import judge_models, print_results, read_steps
+    from tasks.judge import Asked
+
+    asked = Asked(num_images, read_steps(steps), guidance, prompts, size, batch_size)
+    found = judge_models(models, like, asked, out)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        print_results(found)
+    return 0
+
+
+@app.command
 def up() -> int:
     """Start the Prefect and MLflow servers and serve the pipeline, until Ctrl-C."""
     from flows.up import serve_until_stopped
@@ -237,6 +286,25 @@ def why(
         for row in rows:
             print(f"{row.stage:<{width}}  {row.reason}")
     return 0
+
+
+@app.command
+def prune(
+    *,
+    rules: Annotated[PruneRules, Parameter(name="*")] = _PRUNE,
+    yes: Annotated[bool, Parameter(negative="", help="Remove; without it, only say what would go.")] = False,
+    as_json: _Json = False,
+) -> int:
+    """Remove what no version, latest run or unfinished work needs; without --yes only say what would go."""
+    from flows.prune import print_pruned
+    from flows.prune import prune as prune_by
+
+    done = prune_by(rules, yes)
+    if as_json:
+        print(json.dumps(done))
+    else:
+        print_pruned(done)
+    return 1 if done["troubles"] else 0
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     home = open_home().make()
     set_environment(home)
     log = keep_log_path(home)
-    with _shown(), prefect_for_run(home) as server, _stoppable():
+    with shown(), prefect_for_run(home) as server, stoppable():
         outcome = _run(config, home, server, log)
         from flows.summary import print_summary
 
@@ -82,7 +82,8 @@ def _warm(home: Home) -> None:
 
 
 @contextmanager
-def _shown() -> Iterator[None]:
+def shown() -> Iterator[None]:
+    """Show progress: bars on a terminal, else a line now and then."""
     if sys.stderr.isatty():
         with BarBoard() as bars:
             use_board(bars)
@@ -93,12 +94,12 @@ def _shown() -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable(said: str = "Stopping: saving checkpoints (this may take a few seconds) ...") -> Iterator[None]:
     """Turn SIGINT and SIGTERM into a stop: children save checkpoints, then the run ends with exit code 75."""
 
     def stop(*_: object) -> None:
         if not STOP.is_set():
-            board().say("Stopping: saving checkpoints (this may take a few seconds) ...")
+            board().say(said)
         STOP.set()
         raise KeyboardInterrupt
 
