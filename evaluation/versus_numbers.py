@@ -143,8 +143,8 @@ def _with_p(row: Difference) -> Difference:
 
 
 def _mark(row: Difference, p_holm: float | None) -> Mark:
-    if row.difference == 0 and row.challenger == row.champion:
-        return "same"
+    if row.difference == 0 and not (row.ci_low or row.ci_high):
+        return "same"  # not one image differs
     if p_holm is None or row.ci_low is None or row.ci_high is None:
         return "none"
     if p_holm <= LEVEL and row.ci_low > 0:
