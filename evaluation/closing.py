@@ -12,6 +12,7 @@ from .report_numbers import at_n, lora_samplings, number, percent_with_interval,
 _SHOWN = {
     "attr_acc": "attributes right",
     "all_correct": "images all correct",
+    "geneval": "tasks answered right, mean of tags",
     "held_out/attr_acc": "held-out attributes right",
     "held_out/all_correct": "held-out images all correct",
     "detailed/attr_acc": "attributes right, prompts in full",

@@ -123,7 +123,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             # An empty cell is a field not given.
             yield rows.line_num, {name: _number(name, value) for name, value in fields.items() if value}
     except csv.Error as error:
-        raise InputError(f"{path}, line {rows.line_num}: is no CSV ({error}); correct it.") from error
+        raise InputError(f"{path}, line {rows.reader.line_num}: is no CSV ({error}); correct it.") from error
 
 
 def _number(name: str, value: str) -> int | str:

@@ -19,6 +19,7 @@ def groups(document: Mapping[str, Any]) -> str:
         return ""
     titles = {"num_objects": "Number of objects", "combination": "Combinations", "attribute": "Attribute",
               "shape": "Shape asked for", "color": "Colour asked for"}  # fmt: skip
+    given = _given(found.get("given", []))
     parts = []
     for kind, title in titles.items():
         rows = [
@@ -27,9 +28,27 @@ def groups(document: Mapping[str, Any]) -> str:
         ]
         if rows:
             parts.append(f"<div><h3>{title}</h3>{bars(rows)}</div>")
-    said = note("Shares of attributes right; the dark line is the 95 % interval.")
+    said = note("Shares of attributes right; the dark line is the 95 % interval.") if parts else ""
     body = f'<div class="columns">{"".join(parts)}</div>'
-    return section("groups", "evaluate", "Where it is strong and weak", said, body)
+    return section("groups", "evaluate", "Where it is strong and weak", given, said, body)
+
+
+def _given(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The groups that a file of prompts names; nothing where it names none."""
+    words = {
+        "geneval": "tasks answered right",
+        "all_correct": "images all correct",
+        "retrieval": "own caption found",
+    }
+    for name, said in words.items():
+        shown = [
+            (row["group"], *(row[name][end] for end in ("value", "ci_low", "ci_high")))
+            for row in rows
+            if name in row
+        ]
+        if shown:
+            return f"<div><h3>Groups of the prompts: {said}</h3>{bars(shown)}</div>"
+    return ""
 
 
 def baselines(document: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ _SHARES = (
     "all_correct",
     "undecided",
     "extra_objects",
+    "geneval",
     "retrieval",
     "detector_attr_acc",
     "detector_agreement",

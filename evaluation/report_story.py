@@ -12,6 +12,7 @@ from .report_numbers import at_n, interval_cell, lora_samplings, number, plural
 _HEADLINE = (
     ("attr_acc", "Attributes right"),
     ("all_correct", "Images all correct"),
+    ("geneval", "Tasks answered right"),
     ("undecided", "Judge undecided"),
     ("retrieval", "Own caption found"),
     ("fd", "Frechet distance"),
