@@ -1,7 +1,8 @@
 """`fluxline serve`: model versions behind a small page and an HTTP door on this machine, until Ctrl-C."""
 
 import signal
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
@@ -39,28 +40,36 @@ def serve_until_stopped(models: Sequence[str], port: int, queue: int) -> int:
         backlog=2048,
         timeout_graceful_shutdown=int(GRACE_SECONDS) + LAST_DRAWING_SECONDS,
     )
-    server = _Server(config, desk)
+    server = _Server(config, desk, lambda: _say(versions, at, port))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(
             number, server.handle_exit
         )  # uvicorn raises it again when all is done: that ends nothing then
-    _say(versions, at, port)
     server.run()
-    print(f"Stopped; {desk.drawn} requests were drawn.")
+    print(f"Stopped; drew {_requests(desk.drawn)}.")
     return 0
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, desk: Desk):
+    def __init__(self, config: uvicorn.Config, desk: Desk, say: Callable[[], None]):
         super().__init__(config)
-        self.desk = desk
+        self.desk, self.say = desk, say
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.say()  # not before it listens: who reads the address may ask at once
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
             here = self.desk.waiting
-            print(f"Stopping; {here} requests are served first." if here else "Stopping.", flush=True)
+            print(f"Stopping; serves {_requests(here)} first." if here else "Stopping.", flush=True)
         self.desk.close(GRACE_SECONDS)
         super().handle_exit(sig, frame)
+
+
+def _requests(count: int) -> str:
+    return "1 request" if count == 1 else f"{count} requests"
 
 
 def _say(versions: Sequence[ServedVersion], at: int, wanted: int) -> None:

@@ -90,7 +90,7 @@ def write_model_parts(root: Path, image_size: int = 16, seed: int = 5) -> Path:
     (root / "autoencoder").mkdir()
     size = {"hidden_size": 32, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": (4, 6, 6)}
     widths = {"in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 8}
-    model = MMDiT(MMDiTConfig(**size, **widths, guidance_embed=False))
+    model = MMDiT(MMDiTConfig.model_validate({**size, **widths, "guidance_embed": False}))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=keyed_generator(seed))

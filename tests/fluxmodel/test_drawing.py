@@ -34,7 +34,7 @@ def write_lora(model, name, seed):
     network = load_mmdit(model / "transformer")
     config = LoraConfig(r=2, lora_alpha=4, target_modules=["qkv"], init_lora_weights=False)
     torch.manual_seed(seed)
-    network = inject_adapter_in_model(config, network)
+    inject_adapter_in_model(config, network)
     folder = model / "loras" / name
     folder.mkdir(parents=True)
     save_lora(network, folder)

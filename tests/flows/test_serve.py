@@ -1,0 +1,198 @@
+"""`fluxline serve` as a user runs it: a real process on this machine, a tiny model of random weights."""
+
+import base64
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from benchmarks.serving import ask, flood, resident
+from flows.servers import free_port
+from flows.serving_app import MOST_BYTES
+from tasks.generate import Drawing, draw
+from tasks.home import open_home
+from tests.kit import write_model
+
+PROMPT = "a red circle"
+AT_ONCE = 200
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    port: int
+    model: Path
+    process: subprocess.Popen[str]
+    told: str
+
+    def generate(self, **values):
+        reply = ask(self.port, "/generate", {"prompt": PROMPT, **values})
+        return reply.status, json.loads(reply.body)
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flows.cli", "serve", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start_serving(model: Path, *arguments: str) -> Served:
+    process = start(str(model), *arguments)
+    assert process.stdout is not None
+    told = ""
+    while "Ctrl-C" not in told:
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        told += line
+    port = re.search(r"http://127\.0\.0\.1:(\d+)", told)
+    assert port, told
+    return Served(int(port[1]), model, process, told)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    model = write_model(tmp_path_factory.mktemp("serve") / "model")
+    served = start_serving(model, "--port", str(free_port(8500)))
+    yield served
+    served.process.send_signal(signal.SIGTERM)
+    out, err = served.process.communicate(timeout=60)
+    assert (served.process.returncode, err) == (0, "")
+    assert "Stopped; drew" in out
+
+
+def test_two_hundred_at_once_and_none_is_lost(server):
+    replies = flood(
+        server.port, "/generate", [{"prompt": PROMPT, "seed": i} for i in range(AT_ONCE)], AT_ONCE
+    )
+    assert [reply.status for reply in replies] == [200] * AT_ONCE
+    answers = [json.loads(reply.body) for reply in replies]
+    assert [answer["images"][0]["seed"] for answer in answers] == list(
+        range(AT_ONCE)
+    )  # nobody gets another's
+    alone = [server.generate(seed=i)[1]["images"] for i in range(0, AT_ONCE, 40)]
+    assert [answers[i]["images"] for i in range(0, AT_ONCE, 40)] == alone  # whatever the crowd
+
+
+def test_the_bytes_are_those_of_generate(server, tmp_path):
+    for count, variant, steps, guidance in ((1, "", 1, 1.0), (1, "base", 2, 3.0), (3, "", 4, 1.0)):
+        how = {"variant": variant, "num_steps": steps, "guidance": guidance, "num_images": count}
+        settings = Drawing(str(server.model), variant, steps=steps, guidance=guidance, seed=7)
+        drawn = draw(open_home(), [PROMPT] * count, settings, tmp_path / f"{variant}{count}")
+        status, answer = server.generate(seed=7, **how)
+        assert status == 200
+        served = [base64.b64decode(image["png"]) for image in answer["images"]]
+        assert served == [Path(image.path).read_bytes() for image in drawn]
+
+
+def test_a_png_comes_as_it_is_where_it_is_asked_for(server):
+    _, answer = server.generate()
+    png = ask(server.port, "/generate", {"prompt": PROMPT}, {"Accept": "image/png"})
+    assert (png.status, png.body) == (200, base64.b64decode(answer["images"][0]["png"]))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({}, 422, "prompt"),
+        ({"prompt": " "}, 422, "prompt"),
+        ({"prompt": "x" * 1001}, 422, "prompt"),
+        ({"prompt": "a", "num_steps": 51}, 422, "num_steps"),
+        ({"prompt": "a", "num_images": 0}, 422, "num_images"),
+        ({"prompt": "a", "guidance": "much"}, 422, "guidance"),
+        ('{"prompt": "a", "guidance": NaN}', 422, "guidance"),
+        ({"prompt": "a", "seed": -1}, 422, "seed"),
+        ({"prompt": "a", "width": 4096}, 422, "width"),
+        ({"prompt": "a", "height": 9}, 422, "height"),
+        ({"prompt": "a", "variant": "turbo"}, 422, "variant"),
+        ({"prompt": "a", "lora": "../other"}, 422, "lora"),
+        ({"prompt": "a", "model": "nobody@3"}, 422, "model"),
+        ({"prompt": "a", "negative_prompt": "b"}, 422, "negative_prompt"),
+        ([{"prompt": "a"}], 422, ""),
+        ("{", 400, ""),
+        (b"\xff\xfe", 400, ""),
+        ("", 422, ""),
+        ("x" * (MOST_BYTES + 1), 413, ""),
+    ],
+)
+def test_a_bad_request_is_told_its_field(server, body, status, field):
+    reply = ask(server.port, "/generate", body)
+    assert reply.status == status, reply.body
+    error = json.loads(reply.body)["error"]
+    assert error["field"] == field
+    assert error["message"]
+    assert b"Traceback" not in reply.body
+
+
+def test_the_page_and_what_it_needs_come_from_here_alone(server):
+    status, page = server.get("/")
+    assert status == 200
+    assert not re.findall(rb"""(?:src|href)=["']?(?:https?:)?//""", page)
+    (model,) = json.loads(server.get("/models")[1])
+    assert model["default_variant"] == "rectified"
+    assert model["variants"] == {
+        "rectified": {"num_steps": 1, "guidance": 1.0},
+        "base": {"num_steps": 3, "guidance": 2.0},
+    }
+    health = json.loads(server.get("/health")[1])
+    assert (health["status"], health["waiting"], health["models"]) == ("ok", 0, [str(server.model)])
+    assert server.get("/nothing")[0] == 404
+
+
+@pytest.mark.slow
+def test_too_many_are_turned_away_and_a_stop_loses_nobody(server):
+    """A second server, with room for two: its port is taken, it turns away the third, and SIGTERM waits for two."""
+    small = start_serving(server.model, "--port", str(server.port), "--queue", "2")
+    assert f"(port {server.port} was taken)" in small.told
+    slow = {"prompt": PROMPT, "variant": "base", "num_steps": 50, "num_images": 16}
+    with ThreadPoolExecutor(8) as clients:
+        asked = [clients.submit(ask, small.port, "/generate", slow) for _ in range(8)]
+        refused = [each.result() for each, _ in zip(as_completed(asked), range(6), strict=False)]
+        small.process.send_signal(signal.SIGTERM)
+        served = [each.result() for each in asked if each.result() not in refused]
+    out, err = small.process.communicate(timeout=60)
+    assert ([r.status for r in refused], [r.status for r in served]) == ([503] * 6, [200] * 2)
+    assert int(refused[0].headers["retry-after"]) >= 1
+    said = json.loads(refused[0].body)["error"]["message"]
+    assert re.fullmatch(r"2 requests are waiting; ask again in \d+ s", said)
+    assert (small.process.returncode, err) == (0, "")
+    assert re.fullmatch(r"Stopping; serves (1 request|2 requests) first.\nStopped; drew 2 requests.\n", out)
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_read_is_one_sentence(server, tmp_path):
+    damaged = shutil.copytree(server.model, tmp_path / "damaged")
+    (damaged / "transformer_base" / "model.safetensors").write_bytes(b"nothing")
+    process = start(str(damaged))
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert re.fullmatch(r"fluxline: weights .*transformer_base/model\.safetensors: cannot be read .*\n", err)
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_a_thousand_requests(server):
+    def some(count: int) -> None:
+        flood(server.port, "/generate", [{"prompt": PROMPT, "seed": i} for i in range(count)], 50)
+
+    some(200)  # caches and pools grow to their size
+    before = resident(server.process)
+    some(1000)
+    assert (
+        resident(server.process) - before < 8
+    )  # MiB; a leak of one 16x16 PNG and its base64 a request were 2
