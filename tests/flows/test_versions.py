@@ -1,17 +1,15 @@
-"""The verbs promote, rollback and compare, as a user types them, over a real MLflow registry (SQLite)."""
+"""The verbs promote and rollback, as a user types them, over a real MLflow registry (SQLite)."""
 
 import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from flows.cli import run_command
 from tasks import registry, tracking
 from tasks.generate import find_model
 from tasks.home import Home
-from tests.kit import write_evaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow and SQLAlchemy warn of their own deprecations
 NAME = "shapes"
@@ -75,11 +73,6 @@ def test_what_the_gate_rejected_needs_force(home, capfd):
         ),
         (["rollback"], "has no champion before version 1, so there is nothing to go back to."),
         (["rollback", "nobody"], "There is no registered model 'nobody'"),
-        (["compare", "1"], "b is missing"),
-        (["compare", "no/where", "1"], "no/where is no directory"),
-        (["compare", "shapes@", "1"], "shapes@ is no directory"),
-        (["compare", "shapes@7", "1"], "'shapes' has no version '7'"),
-        (["compare", ".", "."], "evaluation.json cannot be read"),
     ],
 )
 def test_bad_usage_is_one_sentence(home, capfd, arguments, said):
@@ -87,26 +80,6 @@ def test_bad_usage_is_one_sentence(home, capfd, arguments, said):
     printed = capfd.readouterr()
     assert said in printed.err
     assert printed.err.count("\n") == 1
-
-
-def test_a_version_without_evaluation_cannot_be_compared(home, capfd):
-    assert run_command(["compare", "1", "2"]) == 1
-    assert "The evaluation of shapes version 1 is neither in the store" in capfd.readouterr().err
-
-
-def test_compare_prints_a_table_and_refuses_what_is_incomparable(home, tmp_path, capfd):
-    right = np.arange(200)
-    a, b = (write_evaluation(tmp_path / name, right < n) for name, n in (("a", 180), ("b", 120)))
-    other = write_evaluation(tmp_path / "other", right < 120, judge="another")
-    assert run_command(["compare", str(a), str(b)]) == 0
-    said = " ".join(capfd.readouterr().out.split())
-    assert "all_correct 90.0 % 60.0 % +30.0 points [" in said
-    assert "would be: promote" in said
-    assert run_command(["compare", str(b), str(a), "--json"]) == 0
-    found = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert (found["verdict"], found["primary"]["difference"]) == ("reject", pytest.approx(-0.3))
-    assert run_command(["compare", str(a), str(other), "--json"]) == 3
-    assert "differ in judge: '' against 'another'" in capfd.readouterr().err
 
 
 def test_generate_takes_the_champion_or_what_is_named(home, monkeypatch):
