@@ -21,14 +21,17 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from benchmarks.measure import Row, publish, show
-from benchmarks.trained_seeds import FILE, Pool, read_pool
+from benchmarks.trained_seeds import Pool, file_of, read_pool
 from evaluation.budget import Budget
+from evaluation.compare import pair_by_pair
+from evaluation.gate_settings import GateSettings
+from evaluation.rules import primary_rule
 from evaluation.statistics import sign_flip_exact
 
 NIGHTS, POINTS, SCREEN, CLEAR = 365, 0.03, 3.2, 4.8
@@ -58,18 +61,32 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--years", type=int, default=2000, help="simulated years")
     arguments = parser.parse_args()
-    if not FILE.exists():
-        print(f"{FILE} is missing: `make demo`, then `python -m benchmarks.trained_seeds`.", file=sys.stderr)
+    kinds = [kind for kind in ("base", "rectified") if file_of(kind).exists()]
+    if not kinds:
+        print(
+            "No verdicts to resample: `make demo`, then `python -m benchmarks.trained_seeds`.",
+            file=sys.stderr,
+        )
         return 0
-    pool, years = read_pool(), arguments.years
+    rows, figures = [], {}
+    for kind in kinds:
+        found, what = simulate(read_pool(kind), arguments.years)
+        rows += [replace(row, name=f"{kind}: {row.name}") for row in found]
+        figures |= {f"{kind}: {name}": value for name, value in what.items()}
+    show(publish("null_experiment", rows, ("numpy", "scipy"), figures), arguments.json)
+    return 0
+
+
+def simulate(pool: Pool, years: int) -> tuple[list[Row], dict[str, float]]:
+    """Return the rows and figures of one pool of trained seeds; power of the primary comes last."""
     correct, attributes = pool.all_correct.astype(np.int64), pool.right.astype(np.int64)
     figures = about(pool)
     sharp = sharp_null(correct, years)
-    false = {rule: years_with(sharp, shares, years) for rule, shares in SHARES.items()}
-    for rule, num in false.items():
-        figures[f"sharp null, {rule}: years with a false promotion"] = float(num)
-    rows = [bounded("sharp null", false[CHOSEN], years)]
+    for rule, shares in SHARES.items():
+        figures[f"sharp null, {rule}: years with a false promotion"] = float(years_with(sharp, shares, years))
+    rows = [bounded("sharp null", years_with(sharp, SHARES[CHOSEN], years), years)]
     wrong, right = pool_null(correct, years)
+    figures["pool null: years with a false promotion"] = float(wrong)
     figures["pool null: true promotions a year"] = right / years
     rows.append(bounded("pool null", wrong, years))
     for name, scores, top in (("attr_acc", attributes, int(pool.asked.max())), ("all_correct", correct, 1)):
@@ -80,8 +97,8 @@ def main() -> int:
         power = figures[f"{name}, {CHOSEN}: power at +3 points"]
         rows.append(Row(f"power at +3 points of {name}", power, 0.9, power / 0.9, "share of nights"))
     figures["nights where screening and exact test disagree"] = float(check_screen(correct))
-    show(publish("null_experiment", rows, ("numpy", "scipy"), figures), arguments.json)
-    return 0
+    figures["looks where the gate's own primary rule disagrees"] = float(check_gate(correct))
+    return rows, figures
 
 
 def about(pool: Pool) -> dict[str, float]:
@@ -252,6 +269,23 @@ def check_screen(scores: np.ndarray) -> int:
         rng.bit_generator.state = state
         exact = p_values(cells, CHECKED // 28, scores.shape[1], rng, screened=False)
         disagree += int(((exact <= BUDGET.gate_alpha) != (screened <= BUDGET.gate_alpha)).any(1).sum())
+    return disagree
+
+
+def check_gate(scores: np.ndarray, nights: int = 56) -> int:
+    """Return at how many looks the gate's own rule, given rows image by image, says other than p <= alpha does."""
+    rng, settings, disagree = np.random.default_rng(6), GateSettings(), 0
+    for old, new in itertools.islice(itertools.cycle(itertools.permutations(scores, 2)), nights):
+        gain = POINTS * (1 + rng.random()) / (1 - new).mean()
+        drawn = rng.integers(len(old), size=len(old))
+        better = np.maximum(new, rng.random(new.shape) < gain)[drawn]
+        for look, num in enumerate(settings.budget.rounds, 1):
+            champion, challenger = old[drawn][:, :num], better[:, :num]
+            prompts = [str(prompt) for prompt in range(len(drawn)) for _ in range(num)]
+            row = pair_by_pair("all_correct", challenger.ravel(), champion.ravel(), prompts)
+            rule = primary_rule(row, settings, look, gates_spent=0)
+            p = sign_flip_exact((challenger - champion).sum(1))[0]
+            disagree += (rule.verdict == "kept") != (p <= BUDGET.alpha(look))
     return disagree
 
 
