@@ -16,7 +16,7 @@ def open_registry() -> Home:
 
 
 def promote_version(name: str, which: str, is_forced: bool, reason: str) -> promotion.Move:
-    """Make a version (by number or alias, default the challenger) the champion by hand.
+    """Make a version the champion by hand: by number or alias, default what waits for approval, else the challenger.
 
     Raises:
         InputError: there is none, or the gate rejected it and force was not asked for.
@@ -24,7 +24,8 @@ def promote_version(name: str, which: str, is_forced: bool, reason: str) -> prom
     home = open_registry()
     with registry.answering(home):
         name = name or registry.newest_model_name(home)
-        version = registry.find_version(home, name, which or registry.CHALLENGER)
+        waiting = promotion.pending(home, name) if not which else []
+        version = waiting[0] if waiting else registry.find_version(home, name, which or registry.CHALLENGER)
         return promotion.promote_by_hand(home, version, reason, is_forced)
 
 

@@ -1,12 +1,18 @@
-"""Who is champion: `champion` and `previous` move together, or neither does.
+"""Who is champion: `champion` and `previous` move together, or neither does, and never name one version both.
 
 MLflow has no transaction over two aliases, so both are written inside one of Prefect's (it needs no server): a
-failure at the second write, or of the stage's task afterwards, puts the old aliases back. Commands of one
-FLUXLINE_HOME wait for each other. A kill between the two writes leaves the old champion in its place with
-`previous` beside it, and the same command again finishes the move.
+failure at the second write, or of the stage's task afterwards, puts the old aliases back. Against a kill between the
+writes the whole move is noted first, as a tag of the registered model, and whoever moves aliases next finishes it
+before anything else. `previous` goes first and comes back last, so that no moment shows a version as both. Commands of
+one FLUXLINE_HOME wait for each other.
+
+Where the gate asks for a person's approval the version is tagged `approval` = `pending` with the reasons; promoting it
+by hand completes that, and any move of the champion ends it, since the decision was about the champion before.
 """
 
 import fcntl
+import getpass
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +28,8 @@ from tasks.registry import CHAMPION, PREVIOUS, RegisteredVersion
 
 ANYONE = "*"
 LOCK_SECONDS = 60.0
+APPROVAL, PENDING = "approval", "pending"
+_MOVE = "fluxline.move"
 
 
 @dataclass(frozen=True)
@@ -62,9 +70,11 @@ def promote(home: Home, version: RegisteredVersion, who: str, reason: str, expec
     """
     name = version.name
     with alone(home, name):
+        _finish(home, name)
         before = registry.aliases(home, name)
         old = before.get(CHAMPION, "")
         if old == version.version:
+            _end_approvals(home, name)
             return _stays(before, name, f"{name} version {old} is the champion already.")
         if expected not in (ANYONE, old):
             said = f"The champion of {name} moved from {_told(expected)} to {_told(old)} since the decision; "
@@ -74,6 +84,8 @@ def promote(home: Home, version: RegisteredVersion, who: str, reason: str, expec
             wanted = {PREVIOUS: old, **wanted}
         _move(home, name, before, wanted, _note(version, who, reason))
     after = {**before, **wanted}
+    if after.get(PREVIOUS) == version.version:  # the version before, promoted anew with its own weights
+        after.pop(PREVIOUS)
     was = f", before it {_told(old)}" if old else ""
     said = f"The champion of {name} is version {version.version} now{was}."
     return Move(name, after[CHAMPION], after.get(PREVIOUS, ""), True, said)
@@ -101,8 +113,11 @@ def rollback(home: Home, name: str, reason: str = "") -> Move:
         InputError: there is no version to go back to.
     """
     with alone(home, name):
+        finished = _finish(home, name)
         before = registry.aliases(home, name)
         old, new = before.get(CHAMPION, ""), before.get(PREVIOUS, "")
+        if finished == "rollback":  # this very command, cut off the last time
+            return Move(name, old, new, True, _back(name, old, new))
         if not before:
             raise InputError(f"There is no registered model {name!r}; `fluxline run` makes one.")
         if not new or new == old:
@@ -110,11 +125,32 @@ def rollback(home: Home, name: str, reason: str = "") -> Move:
                 f"{name} has no champion before {_told(old)}, so there is nothing to go back to."
             )
         back = registry.find_version(home, name, new)
-        # The champion first: cut off between the two, the version asked for is the champion already.
         wanted = {CHAMPION: new, PREVIOUS: old} if old else {CHAMPION: new}
         _move(home, name, before, wanted, _note(back, "rollback", reason))
-    said = f"The champion of {name} is version {new} again; version {old} is `previous`."
-    return Move(name, new, old, True, said)
+    return Move(name, new, old, True, _back(name, new, old))
+
+
+def ask_approval(home: Home, version: RegisteredVersion, reasons: list[str]) -> None:
+    """Tag a version that the gate would promote as waiting for a person, unless it is the champion already."""
+    if registry.aliases(home, version.name).get(CHAMPION) == version.version:
+        return
+    registry.set_tags(home, version, {APPROVAL: PENDING, "approval.reasons": "\n".join(reasons)[:4000]})
+
+
+def pending(home: Home, name: str) -> list[RegisteredVersion]:
+    """Return the versions of a model that wait for a person, newest first."""
+    return registry.tagged_versions(home, name, APPROVAL, PENDING)
+
+
+def _end_approvals(home: Home, name: str) -> None:
+    """Clear what waited: it was decided against the champion before."""
+    for version in pending(home, name):
+        tracking.client(home).delete_model_version_tag(name, version.version, APPROVAL)
+
+
+def _back(name: str, new: str, old: str) -> str:
+    also = f"; version {old} is `previous`" if old else ""
+    return f"The champion of {name} is version {new} again{also}."
 
 
 @contextmanager
@@ -144,32 +180,84 @@ def alone(home: Home, name: str) -> Iterator[None]:
 def _move(
     home: Home, name: str, before: dict[str, str], wanted: dict[str, str], note: RegisteredVersion
 ) -> None:
+    """Note the move, make it, and drop the note; whatever fails puts the old aliases back."""
     from prefect.transactions import transaction
 
+    move = {"before": before, "wanted": wanted, "version": note.version, "tags": note.tags}
+    tracking.client(home).set_registered_model_tag(name, _MOVE, json.dumps(move))
     with transaction() as both:
         both.stage(None, on_rollback_hooks=[partial(_restore, home, name, before, wanted)])
-        for alias, version in wanted.items():
-            tracking.client(home).set_registered_model_alias(name, alias, version)
-        registry.set_tags(home, note, note.tags)
+        _make(home, name, move)
+
+
+def _make(home: Home, name: str, move: dict[str, Any]) -> None:
+    """Write what a noted move wants, as far as it is not written yet; then drop the note."""
+    _write(home, name, {**registry.aliases(home, name), **move["wanted"]})
+    registry.set_tags(home, RegisteredVersion(name, move["version"], {}), move["tags"])
+    _end_approvals(home, name)
+    tracking.client(home).delete_registered_model_tag(name, _MOVE)
+
+
+def _finish(home: Home, name: str) -> str:
+    """Finish a move that was cut off; return who began it, empty where there was none.
+
+    Where someone else moved the champion meanwhile, theirs stands and the note is dropped.
+    """
+    noted = registry.model_tags(home, name).get(_MOVE, "")
+    if not noted:
+        return ""
+    move = json.loads(noted)
+    between = [state.get(CHAMPION, "") for state in (move["before"], move["wanted"])]
+    if registry.aliases(home, name).get(CHAMPION, "") not in between:
+        tracking.client(home).delete_registered_model_tag(name, _MOVE)
+        return ""
+    _make(home, name, move)
+    return str(move["tags"].get("promotion.who", ""))
+
+
+def _write(home: Home, name: str, wanted: dict[str, str]) -> None:
+    """Set `champion` and `previous`; one that is not wanted goes. No moment shows one version as both."""
+    client, now = tracking.client(home), registry.aliases(home, name)
+    target = {alias: wanted.get(alias, "") for alias in (CHAMPION, PREVIOUS)}
+    if target[PREVIOUS] == target[CHAMPION]:
+        target[PREVIOUS] = ""
+    if now.get(PREVIOUS) and now[PREVIOUS] != target[PREVIOUS]:
+        client.delete_registered_model_alias(name, PREVIOUS)
+    for alias in (CHAMPION, PREVIOUS):
+        if target[alias] and now.get(alias) != target[alias]:
+            client.set_registered_model_alias(name, alias, target[alias])
+    if now.get(CHAMPION) and not target[CHAMPION]:
+        client.delete_registered_model_alias(name, CHAMPION)
 
 
 def _restore(home: Home, name: str, before: dict[str, str], wanted: dict[str, str], _: object) -> None:
-    """Put back what we wrote; an alias that someone else moved meanwhile is left alone."""
+    """Put back what we wrote; a champion that someone else made meanwhile is left alone."""
     now = registry.aliases(home, name)
-    for alias, version in wanted.items():
-        if now.get(alias) != version:
-            continue
-        if alias in before:
-            tracking.client(home).set_registered_model_alias(name, alias, before[alias])
-        else:
-            tracking.client(home).delete_registered_model_alias(name, alias)
+    ours = (before.get(CHAMPION, ""), wanted.get(CHAMPION, ""))
+    if now.get(CHAMPION, "") in ours:
+        _write(home, name, before)
+    elif now.get(PREVIOUS) == wanted.get(PREVIOUS):
+        _write(home, name, {CHAMPION: now[CHAMPION], PREVIOUS: before.get(PREVIOUS, "")})
+    if registry.model_tags(home, name).get(_MOVE):
+        tracking.client(home).delete_registered_model_tag(name, _MOVE)
 
 
 def _note(version: RegisteredVersion, who: str, reason: str) -> RegisteredVersion:
     """The version with the tags that say who made it champion, when and why."""
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     tags = {"promotion.who": who, "promotion.time": when, "promotion.reason": reason or "none given"}
+    if who != "gate":
+        tags["promotion.by"] = _user()
+    if version.tags.get(APPROVAL) == PENDING:
+        tags |= {"approval.by": _user(), "approval.time": when, "approval.reason": reason or "none given"}
     return replace(version, tags=tags)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a name for its user
+        return "unknown"
 
 
 def _same_weights(one: RegisteredVersion, other: RegisteredVersion) -> bool:

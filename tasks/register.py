@@ -103,6 +103,9 @@ def _crown(home: Home, made: registry.RegisteredVersion, decision: GateDecision 
     """Make the version the champion if the gate says so; return whether it is the champion now."""
     if decision is None or decision.verdict != "promote":
         return False
+    if decision.approval:
+        promotion.ask_approval(home, made, decision.reasons)
+        return False
     was = decision.champion.version if decision.champion else ""
     move = promotion.promote(home, made, "gate", decision.reasons[0], expected=was)
     board().say(f"register: {move.said}")

@@ -36,6 +36,21 @@ class RegisteredVersion:
     tags: dict[str, str]
 
 
+@dataclass(frozen=True)
+class StoredVersion(RegisteredVersion):
+    """A version with what its place in the registry says.
+
+    Attributes:
+        aliases: its own.
+        created: Unix time.
+        run_id: run that holds its files.
+    """
+
+    aliases: tuple[str, ...] = ()
+    created: float = 0.0
+    run_id: str = ""
+
+
 @contextlib.contextmanager
 def answering(home: Home) -> Iterator[None]:
     """Turn whatever MLflow raises in the body into one sentence.
@@ -124,6 +139,19 @@ def aliases(home: Home, name: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in model.aliases.items()} if model is not None else {}
 
 
+def model_tags(home: Home, name: str) -> dict[str, str]:
+    """Return the tags of a registered model; empty where there is none."""
+    model = _none_if_missing(lambda: tracking.client(home).get_registered_model(name))
+    return dict(model.tags) if model is not None else {}
+
+
+def tagged_versions(home: Home, name: str, key: str, value: str) -> list[RegisteredVersion]:
+    """Return the versions of a model with this tag, newest first."""
+    asked = f"name = '{_quoted(name)}' and tags.{key} = '{value}'"
+    found = tracking.client(home).search_model_versions(asked, max_results=200)
+    return sorted((_version(each) for each in found), key=lambda each: -int(each.version))
+
+
 def champion(home: Home, name: str) -> RegisteredVersion | None:
     """Return the champion of `name`, or None."""
     version = aliases(home, name).get(CHAMPION)
@@ -151,6 +179,38 @@ def find_version(home: Home, name: str, which: str = "") -> RegisteredVersion:
     if not versions:
         raise InputError(f"There is no registered model {name!r}; `fluxline run` makes one.")
     return _version(versions[0])
+
+
+def all_versions(home: Home) -> list[StoredVersion]:
+    """Return every version of every model, the newest of a model first."""
+    client, token, found = tracking.client(home), None, []
+    aliased = {model.name: dict(model.aliases) for model in client.search_registered_models()}
+    while True:
+        page = client.search_model_versions(max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    versions = [
+        StoredVersion(
+            name=each.name,
+            version=str(each.version),
+            tags=dict(each.tags),
+            aliases=tuple(a for a, v in aliased.get(each.name, {}).items() if str(v) == str(each.version)),
+            created=each.creation_timestamp / 1000,
+            run_id=each.run_id or "",
+        )
+        for each in found
+    ]
+    return sorted(versions, key=lambda version: (version.name, -int(version.version)))
+
+
+def drop_version(home: Home, version: StoredVersion) -> None:
+    """Take a version out of the registry, and its files out of its run; the run itself stays."""
+    tracking.client(home).delete_model_version(version.name, version.version)
+    others = [other for other in all_versions(home) if other.run_id == version.run_id]
+    if version.run_id and not others:
+        tracking.delete_files(home, version.run_id, "model")
 
 
 def set_tags(home: Home, version: RegisteredVersion, tags: dict[str, str]) -> None:

@@ -54,7 +54,7 @@ RESOURCES = {
     "prepare-detector": Resources(priority=5, yields_seconds=LET_THE_CHAIN_GO_ON),
     "prepare-style_classifier": Resources(priority=6, yields_seconds=LET_THE_CHAIN_GO_ON),
     "evaluate": Resources(timeout_seconds=12 * HOUR, priority=7),
-    "gate": Resources(timeout_seconds=HOUR, retries=2, priority=7),
+    "gate": Resources(timeout_seconds=12 * HOUR, retries=2, priority=7),
     "register": Resources(timeout_seconds=HOUR, retries=2, priority=7),
 }
 

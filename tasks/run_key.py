@@ -86,10 +86,13 @@ class RunBook:
         """Keep the record of a finished run."""
         _replace(self.home.runs / f"{record.run_key}.json", record.model_dump_json(indent=1))
 
+    def records(self) -> list[RunRecord]:
+        """Return the records of all finished runs."""
+        return list(filter(None, (_load(path, RunRecord) for path in self.home.runs.glob("*.json"))))
+
     def lineage(self, digests: list[str]) -> list[RunRecord]:
         """Return the records that made the artifacts with these digests, and all they were made of, oldest first."""
-        records = [_load(path, RunRecord) for path in self.home.runs.glob("*.json")]
-        makers = {r.artifact.digest: r for r in sorted(filter(None, records), key=lambda r: r.finished)}
+        makers = {r.artifact.digest: r for r in sorted(self.records(), key=lambda r: r.finished)}
         found: dict[str, RunRecord] = {}
         waiting = list(digests)
         while waiting:
@@ -137,6 +140,12 @@ class RunBook:
             return "ran: first time"
         changes = list(differences(last, identity))
         return "re-ran because " + ", ".join(changes) if changes else "ran: its last run did not finish"
+
+    def latest_identity(self, stage: str) -> StageIdentity | None:
+        """Return what the stage was last asked for, finished or not."""
+        history = self.history(stage)
+        record = self.read(history[-1].run_key) if history else None
+        return record.identity if record else _load(self._identity_file(stage), StageIdentity)
 
     def _last_identity(self, stage: str) -> StageIdentity | None:
         history = self.history(stage)

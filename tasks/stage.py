@@ -20,6 +20,7 @@ from tasks import owed, tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.code_digest import code_digests
 from tasks.home import Home
+from tasks.in_use import in_use
 from tasks.launch import STOP
 from tasks.links import TaskLinks
 from tasks.machine import environment
@@ -39,12 +40,14 @@ class Stage:
         kind: kind of its artifact, filled in likewise.
         modules: first-party modules whose code, with what it imports, makes the result.
         fallen: optional further check of a finished run; says in a few words why it no longer stands.
+        beside: optional; what else the result depends on, looked up where it stands, as parameters.
     """
 
     name: str
     kind: str
     modules: tuple[str, ...]
     fallen: Callable[[Home, Path], str] | None = None
+    beside: Callable[[Home, dict[str, Any]], dict[str, Any]] | None = None
 
     def options(self) -> dict[str, Any]:
         """Return the options of the stage's Prefect task."""
@@ -60,11 +63,12 @@ class Stage:
             "retry_condition_fn": _is_worth_retrying,
         }
 
-    def identity(self, inputs: dict[str, Any]) -> StageIdentity:
+    def identity(self, home: Home, inputs: dict[str, Any]) -> StageIdentity:
         """Return what the result depends on: settings, digests of artifacts, seed and code."""
         given = {name: value for name, value in inputs.items() if value is not None}
         upstream = {name: value.digest for name, value in given.items() if isinstance(value, ArtifactRef)}
         parameters = {name: _semantic(value) for name, value in given.items() if name not in upstream}
+        parameters |= self.beside(home, given) if self.beside else {}
         seeds = [p.pop("seed") for p in parameters.values() if isinstance(p, dict) and "seed" in p]
         return StageIdentity(
             stage=_filled(self.name, given),
@@ -78,7 +82,7 @@ class Stage:
         """Return the run key, having made sure that a hit may be trusted; notes the decision and its reason."""
         inputs = dict(parameters)
         home = Home(Path(inputs.pop("context").home))
-        identity, book = self.identity(inputs), RunBook(home)
+        identity, book = self.identity(home, inputs), RunBook(home)
         record = book.read(identity.run_key)
         if record is None:
             book.forget(identity.run_key)
@@ -97,12 +101,12 @@ class Stage:
     def run(self, context: RunContext, work: Callable[..., Outcome], **inputs: Any) -> ArtifactRef:
         """Do the work once per run key and return its artifact, wherever an earlier attempt left off."""
         home = Home(Path(context.home)).make()
-        identity, book = self.identity(inputs), RunBook(home)
+        identity, book = self.identity(home, inputs), RunBook(home)
         folder = home.work(identity.run_key)
-        (folder / "output").mkdir(parents=True, exist_ok=True)
         resources = RESOURCES.get(identity.stage, RESOURCES[self.name])
         threads = _threads(inputs) or resources.cpus
-        with _only_one(folder / "lock"):
+        with in_use(home), _only_one(folder / "lock"):
+            (folder / "output").mkdir(exist_ok=True)
             record = book.read(identity.run_key)
             latest = [(d.run_key, d.reused) for d in book.history(identity.stage)[-1:]]
             if latest != [(identity.run_key, record is not None)]:
@@ -157,6 +161,7 @@ class Stage:
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
     """Hold the lock of a run key: two commands at once do a stage once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         while True:
             try:

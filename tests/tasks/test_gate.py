@@ -1,13 +1,14 @@
 """Gate and register over a real MLflow registry (SQLite), with evaluations whose outcome is known."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evaluation.gate import GateSettings
+from evaluation.gate import GateDecision, GateSettings
 from fluxmodel.errors import StageError
 from tasks import registry, tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore, content_digest, list_files
@@ -22,7 +23,8 @@ from tests.kit import write_evaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow and SQLAlchemy warn of their own deprecations
 NAME = "shapes"
-SETTINGS = GateSettings(thresholds={"all_correct": 0.5})
+SETTINGS = GateSettings(thresholds={"all_correct": 0.5}, max_rounds=1, reevaluate=False)
+"""What these models are made of cannot draw, so the gate has to decide on what is stored."""
 
 
 class Chain:
@@ -85,6 +87,13 @@ def chain(tracked: Home) -> Chain:
     return Chain(tracked)
 
 
+def logged_decisions(chain: Chain) -> list[GateDecision]:
+    client = tracking.client(chain.home)
+    runs = client.search_runs([tracking.experiment_id(chain.home)], "tags.stage = 'gate'")
+    places = [Path(client.download_artifacts(run.info.run_id, "decision/decision.json")) for run in runs]
+    return [GateDecision.model_validate_json(place.read_text()) for place in places]
+
+
 def aliases(chain: Chain) -> dict[str, str]:
     return registry.aliases(chain.home, NAME)
 
@@ -112,8 +121,12 @@ def test_the_life_of_a_champion(chain):
     assert ran == ["gate", "register"]
     assert late.champion is not None
     assert late.champion.version == "3"
+    # The champion is part of the decision's key, so the reason names it like any other input.
     reason = RunBook(chain.home).history("gate")[-1].reason
-    assert reason == "re-ran because champion moved from version 1 to 3 since"
+    assert re.match(r"re-ran because champion changed version 1 \(\w{8}\) -> version 3 \(\w{8}\)", reason)
+    # And the copy in MLflow of what was decided against version 1 stands beside the later one.
+    kept = [decision.champion.version for decision in logged_decisions(chain) if decision.verdict == "reject"]
+    assert sorted(kept) == ["1", "3"]
 
 
 def test_after_a_rollback_nothing_is_promoted_again_by_itself(chain):

@@ -1,5 +1,6 @@
 """The aliases of a real MLflow registry (SQLite): together or not at all."""
 
+import getpass
 import threading
 import time
 from typing import Any
@@ -105,6 +106,97 @@ def test_after_a_kill_between_the_writes_the_same_command_finishes(tracked, vers
     tracking.client(tracked).set_registered_model_alias(NAME, "previous", "1")  # killed here
     promote(tracked, versions[1])
     assert registry.aliases(tracked, NAME) == {"champion": "2", "previous": "1"}
+
+
+class Killed(BaseException):
+    """The process ended here: nothing after it ran, no hook either."""
+
+
+class Killing:
+    """MLflow's client, whose process is killed before its nth write; says what each write left."""
+
+    def __init__(self, client: Any, at: int, home: Home):
+        self.client, self.left, self.home = client, at, home
+        self.seen: list[dict[str, str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self.client, name)
+        if not name.startswith(("set_", "delete_")):
+            return real
+
+        def write(*arguments):
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+            done = real(*arguments)
+            known = self.client.get_registered_model(NAME).aliases
+            self.seen.append({alias: str(version) for alias, version in known.items()})
+            return done
+
+        return write
+
+
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+def test_whichever_write_is_the_last_the_same_command_finishes_and_no_version_is_ever_both(
+    tracked, versions, monkeypatch, command
+):
+    promote(tracked, versions[0])
+    promote(tracked, versions[1])
+    client = tracking.client(tracked)
+
+    def act() -> promotion.Move:
+        return promote(tracked, versions[2]) if command == "promote" else promotion.rollback(tracked, NAME)
+
+    wanted = (
+        {"champion": "3", "previous": "2"} if command == "promote" else {"champion": "1", "previous": "2"}
+    )
+    for at in range(1, 12):
+        promotion._write(tracked, NAME, {"champion": "2", "previous": "1"})
+        killing = Killing(client, at, tracked)
+        with monkeypatch.context() as patch:
+            patch.setattr(tracking, "client", lambda _, killing=killing: killing)
+            patch.setattr(promotion, "_restore", lambda *_: None)  # a killed process restores nothing
+            try:
+                act()
+                break
+            except Killed:
+                pass
+        assert all(seen.get("champion") != seen.get("previous") for seen in killing.seen)
+        assert all("champion" in seen for seen in killing.seen)
+        assert act().champion == wanted["champion"], at
+        assert registry.aliases(tracked, NAME) == wanted, at
+        assert "fluxline.move" not in registry.model_tags(tracked, NAME)
+    assert at > 6  # the note, three aliases, three tags
+
+
+def test_a_cut_off_move_yields_to_the_champion_someone_else_made(tracked, versions, monkeypatch):
+    promote(tracked, versions[0])
+    killing = Killing(tracking.client(tracked), 2, tracked)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "client", lambda _: killing)
+        patch.setattr(promotion, "_restore", lambda *_: None)
+        with pytest.raises(Killed):
+            promote(tracked, versions[1])
+    tracking.client(tracked).set_registered_model_alias(NAME, "champion", "4")
+    assert promote(tracked, versions[2]).previous == "4"
+    assert registry.aliases(tracked, NAME) == {"champion": "3", "previous": "4"}
+
+
+def test_what_waits_for_a_person_is_completed_by_hand_and_ended_by_any_move(tracked, versions):
+    promote(tracked, versions[0])
+    promotion.ask_approval(tracked, versions[1], ["Shown better."])
+    promotion.ask_approval(tracked, versions[2], ["Shown better, too."])
+    promotion.ask_approval(tracked, versions[0], ["It is the champion."])  # asked again after it was made
+    waiting = promotion.pending(tracked, NAME)
+    assert [version.version for version in waiting] == ["3", "2"]
+    assert waiting[0].tags["approval.reasons"] == "Shown better, too."
+    promotion.promote_by_hand(tracked, waiting[1], "looked at it", is_forced=False)
+    tags = registry.find_version(tracked, NAME, "2").tags
+    assert "approval" not in tags
+    assert (tags["approval.reason"], tags["approval.by"]) == ("looked at it", getpass.getuser())
+    assert tags["approval.time"] == tags["promotion.time"]
+    assert promotion.pending(tracked, NAME) == []  # the other was decided against a champion that is gone
+    assert "approval.by" not in registry.find_version(tracked, NAME, "3").tags
 
 
 def test_promotions_at_once_follow_each_other(tracked, versions, monkeypatch):
