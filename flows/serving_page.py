@@ -108,7 +108,7 @@ _BODY = f"""<main>
 </div>
 </form>
 <footer>The same prompt and seed on both sides. A click on an image saves it; the file carries its recipe.
-From a program: <code>POST /generate</code>, told in <a href="/openapi.json">openapi.json</a>.</footer>
+From a program: <code>POST /generate</code>, told in <a href="openapi.json">openapi.json</a>.</footer>
 </main>"""
 
 _SCRIPT = """
@@ -207,7 +207,7 @@ async function draw(side) {
   $('error-' + side).hidden = true;
   $('frame-' + side).setAttribute('aria-busy', 'true');
   try {
-    const reply = await fetch('/generate', {method: 'POST', signal: mine.signal, body: JSON.stringify(asked),
+    const reply = await fetch('generate', {method: 'POST', signal: mine.signal, body: JSON.stringify(asked),
       headers: {'Content-Type': 'application/json'}});
     const answer = await reply.json();
     if (reply.ok) present(side, asked, answer); else refuse(side, answer.error.field, answer.error.message);
@@ -226,7 +226,7 @@ function drawBoth() {
 }
 
 async function begin() {
-  models = await (await fetch('/models')).json();
+  models = await (await fetch('models')).json();
   sides.forEach(fill);
   const names = [...new Set(models.map(model => model.model || model.label))];
   $('about').textContent = names.join(', ');

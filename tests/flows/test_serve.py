@@ -19,9 +19,10 @@ import pytest
 from benchmarks.serving import ask, flood, resident
 from flows.servers import free_port
 from flows.serving_app import MOST_BYTES
+from fluxmodel.recipe import read_recipe
 from tasks.generate import Drawing, draw
 from tasks.home import open_home
-from tests.kit import write_model
+from tests.kit import ROOT, write_model
 
 PROMPT = "a red circle"
 AT_ONCE = 200
@@ -196,3 +197,14 @@ def test_memory_is_flat_over_a_thousand_requests(server):
     assert (
         resident(server.process) - before < 8
     )  # MiB; a leak of one 16x16 PNG and its base64 a request were 2
+
+
+def test_the_documents_commands_work(server, tmp_path):
+    text = (ROOT / "docs" / "serving.md").read_text().replace(":8100", f":{server.port}")
+    (program,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    assert [read_recipe(tmp_path / f"circle-{seed}.png").seed for seed in (7, 8)] == [7, 8]
+    if shutil.which("curl"):
+        (command,) = re.findall(r"^curl [^`]*?circle\.png$", text, re.MULTILINE)
+        subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+        assert read_recipe(tmp_path / "circle.png").prompt == "a red circle"
