@@ -42,7 +42,8 @@ FURTHER = {"challenger": "challenger.parquet", "champion": "champion.parquet"}
 """Rows of the same prompts with further noise, where the gate drew some."""
 LORA = ("adoption/triggered_on", "adoption/plain_on", "following/triggered_on", "following/plain_on")
 """What a LoRA is compared by, each after the name of a sampling such as `base`."""
-_SUBJECT = ("model", "steps", "guidance")  # each side stands at its own headline point
+SUBJECT = ("model", "steps", "guidance")
+"""What may differ: each side stands at its own headline point."""
 
 
 class Difference(BaseModel):
@@ -116,7 +117,7 @@ def compare_evaluations(
     places = {name: further / file if further else None for name, file in FURTHER.items()}
     new = read_side(challenger, places["challenger"])
     old = read_side(champion, places["champion"])
-    require_comparable(new.identity, old.identity, _SUBJECT)
+    require_comparable(new.identity, old.identity, SUBJECT)
     found: dict[str, Difference] = {}
     for curve, columns in (("headline", PAIRED), ("held_out", HELD_OUT)):
         for name, column in columns.items():
@@ -333,7 +334,7 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
 
 def _require_alike(new: Side, old: Side, name: str) -> None:
     left, right = new.metrics[name], old.metrics[name]
-    require_comparable(left.full_identity(new.identity), right.full_identity(old.identity), _SUBJECT)
+    require_comparable(left.full_identity(new.identity), right.full_identity(old.identity), SUBJECT)
     if left.value is None or right.value is None:
         raise IncomparableError(f"{name} has no value on one side, so there is nothing to compare.")
 

@@ -46,6 +46,9 @@ class Comparison(BaseModel):
     changes: Changes
     data: DataChange | None = None
     data_note: str = Field(default="", description="Why the data could not be compared.")
+    note: str = Field(
+        default="", description="How the two came to be measured alike, where it took something."
+    )
     numbers: list[NumberRow] = []
     unlike: list[str] = Field(default=[], description="Numbers that both have, but measured differently.")
     pairs: list[Pair] = []

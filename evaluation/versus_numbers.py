@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fluxmodel.errors import IncomparableError
 
-from .compare import COUNTED, Difference, Side, apart, pair_by_pair
+from .compare import COUNTED, SUBJECT, Difference, Side, apart, pair_by_pair
 from .identity import require_comparable
 from .statistics import Z95, holm
 
@@ -29,7 +29,6 @@ _ORDER = (
 _PREFIXES = ("", "held_out/", "detailed/", "lora/")
 _COLUMNS = {"undecided": "undecided", "extra_objects": "num_extra", "all_correct": "all_correct",
             "attr_acc": "attr_acc", "clip": "clip", "retrieval": "retrieved"}  # fmt: skip
-_SUBJECT = ("model", "steps", "guidance")
 
 
 class NumberRow(BaseModel):
@@ -111,7 +110,7 @@ def _names(new: Side, old: Side, gated: dict[str, Difference]) -> list[str]:
 
 def _difference(name: str, new: Side, old: Side) -> Difference:
     left, right = new.metrics[name], old.metrics[name]
-    require_comparable(left.full_identity(new.identity), right.full_identity(old.identity), _SUBJECT)
+    require_comparable(left.full_identity(new.identity), right.full_identity(old.identity), SUBJECT)
     prefix, _, base = name.rpartition("/")
     column, curve = _COLUMNS.get(base, ""), prefix or "headline"
     if column in new.columns and column in old.columns:

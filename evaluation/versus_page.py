@@ -103,6 +103,7 @@ def _verdict(found: Comparison) -> str:
             f"What the gate says of {found.new.label} as challenger of {found.old.label}, on the same prompts and "
             "noise. It promotes only what is shown better and no worse elsewhere."
         )
+    said = f"{said} {found.note[:1].upper()}{found.note[1:]}".strip()
     plain = decision.model_copy(update={"reasons": [plain_words(each) for each in decision.reasons]})
     return section("verdict", "gate", "The verdict", note(escape(said)), banner(plain), _rules(found))
 

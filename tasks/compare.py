@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evaluation.compare import SUBJECT, read_side
+from evaluation.gate import FILE
 from evaluation.gate_settings import GateSettings
+from evaluation.identity import differing_fields
 from evaluation.versus import Comparison, Version, compare_versions, write_comparison
 from evaluation.versus_changes import VersionAccount
 from evaluation.versus_data import Learned
 from fluxmodel.errors import ArtifactError, InputError
 from tasks import registry, tracking
-from tasks.artifacts import ArtifactStore
+from tasks.artifacts import ArtifactRef, ArtifactStore
+from tasks.cards import read_json
 from tasks.home import Home
 from tasks.lineage import account_of
 
@@ -79,7 +83,8 @@ def compare(
         sides = [find_side(home, left, name), find_side(home, right, name)]
         new, old = sorted(sides, key=_number, reverse=True) if _one_model(sides) else _told_apart(sides)
         settings = _settings(new.account)
-    found = compare_versions(new, old, settings)
+        old, said = _on_terms_of(home, new, old)
+    found = compare_versions(new, old, settings).model_copy(update={"note": said})
     files = write_comparison(found, new, old, out or root / _folder(found))
     if not (new.account.version and old.account.version):
         return Compared(found, files)
@@ -126,6 +131,28 @@ def _learned(home: Home, version: registry.RegisteredVersion) -> tuple[Learned |
 def _one_model(sides: list[Version]) -> bool:
     first, second = (side.account for side in sides)
     return bool(first.version and second.version) and first.name == second.name
+
+
+def _on_terms_of(home: Home, new: Version, old: Version) -> tuple[Version, str]:
+    """The old version with the evaluation that the new one's gate made of it, where they were measured differently.
+
+    Data that changed change the evaluation, too: the gate then evaluates the champion again on the challenger's terms.
+    """
+    asked, gate = new.account, new.account.stages.get("gate")
+    differing = differing_fields(read_side(new.evaluation).identity, read_side(old.evaluation).identity)
+    if gate is None or not asked.version or set(differing) <= set(SUBJECT):
+        return old, ""
+    version = registry.find_version(home, asked.name, asked.version)
+    ref = registry.stage_artifact(version, "gate", "decision")
+    made = read_json(ArtifactStore(home).path(ref) / FILE) if ref is not None else {}
+    digest = made.get("reevaluated", "")
+    if not digest or made.get("champion") != {"name": old.account.name, "version": old.account.version}:
+        return old, ""
+    again = ArtifactStore(home).path(ArtifactRef(kind="evaluation", uri="", digest=digest))
+    said = f"{old.account.label} was evaluated again on the terms of {asked.label} by its gate"
+    return replace(
+        old, evaluation=again
+    ), f"{said} ({', '.join(each for each in differing if each not in SUBJECT)})."
 
 
 def _told_apart(sides: list[Version]) -> list[Version]:
