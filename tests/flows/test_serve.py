@@ -208,3 +208,75 @@ def test_the_documents_commands_work(server, tmp_path):
         (command,) = re.findall(r"^curl [^`]*?circle\.png$", text, re.MULTILINE)
         subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
         assert read_recipe(tmp_path / "circle.png").prompt == "a red circle"
+
+
+@pytest.fixture
+def page(server, chromium):
+    """Open the page at a width; whatever it asks for elsewhere, or complains about, fails the test."""
+    from playwright.sync_api import sync_playwright
+
+    here, faults = f"http://127.0.0.1:{server.port}/", []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+
+        def open_page(width: int):
+            shown = browser.new_page(viewport={"width": width, "height": 900})
+            shown.on("pageerror", lambda error: faults.append(str(error)))
+            shown.on(
+                "request", lambda asked: asked.url.startswith((here, "data:")) or faults.append(asked.url)
+            )
+            shown.goto(here)
+            shown.wait_for_selector("#model-b option", state="attached")
+            return shown
+
+        yield open_page
+        browser.close()
+    assert faults == []
+
+
+def drawn(page, side: str) -> list[str]:
+    """Wait until a side is done; return its images' alternative texts."""
+    page.wait_for_selector(f"#frame-{side}[aria-busy=false]")
+    return [image.get_attribute("alt") for image in page.query_selector_all(f"#frame-{side} img")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_draws_two_sides_with_the_keyboard_alone(server, page, tmp_path, width):
+    shown = page(width)
+    shown.keyboard.type("a red circle")  # the prompt has the focus
+    shown.keyboard.press("Enter")
+    assert drawn(shown, "a") == drawn(shown, "b") == ["a red circle, seed 0"]
+    assert shown.inner_text("#told-a").startswith("1 step · guidance 1 · seed")
+    assert shown.inner_text("#told-b").startswith("3 steps · guidance 2 · seed")
+    shown.focus("#steps-a")
+    shown.keyboard.press("ArrowRight")
+    shown.wait_for_selector("#told-a:has-text('2 steps')")
+    shown.focus("[name=images][value='1']")
+    shown.keyboard.press("ArrowRight")
+    shown.wait_for_selector("#frame-b a:nth-child(4)")
+    assert drawn(shown, "a") == [f"a red circle, seed {seed}" for seed in range(4)]
+    with shown.expect_download() as saved:
+        shown.click("#frame-a a >> nth=2")
+    saved.value.save_as(tmp_path / "saved.png")
+    recipe = read_recipe(tmp_path / "saved.png")
+    assert (saved.value.suggested_filename, recipe.seed, recipe.num_steps) == ("a-red-circle-2.png", 2, 2)
+    assert shown.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.slow
+def test_the_page_says_what_is_wrong_where_it_is_wrong(server, page):
+    shown = page(1280)
+    shown.fill("#prompt", " ")
+    shown.fill("#seed", "-3")
+    shown.click("#draw")
+    shown.wait_for_selector("#error:has-text('Prompt: it is blank; say what to draw')")
+    assert shown.get_attribute("#prompt", "aria-invalid") == "true"
+    shown.fill("#prompt", "a dog")
+    shown.click("#draw")
+    shown.wait_for_selector("#error:has-text('Seed: Input should be greater than or equal to 0')")
+    assert shown.get_attribute("#prompt", "aria-invalid") is None
+    shown.fill("#seed", "3")
+    shown.click("#draw")
+    assert drawn(shown, "a") == ["a dog, seed 3"]
+    assert shown.is_hidden("#error")
