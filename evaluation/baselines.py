@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .curves import Point, as_dict
+from .distribution import whole_set
 from .frechet import ReferenceFeatures
 from .instruments import Instruments, Measured
 from .kid import kernel_distance
@@ -63,6 +64,7 @@ def _real_against_real(instruments: Instruments, benchmark: Benchmark) -> dict[s
     return {
         "fd": as_dict(reference.distance(features)),
         "kid": as_dict(kernel_distance(reference.features, features)),
+        **{name: as_dict(each) for name, each in whole_set(reference.features, features).items()},
     }
 
 

@@ -23,6 +23,8 @@ from fluxmodel.data.curated_dataset import CuratedDataset
 from .baselines import measure_baselines
 from .calibration import calibrate
 from .curves import CURVES, Place, Point, draw_curves, headline_point
+from .distribution import measure_distribution, trained_on
+from .drawing_cost import drawing_cost
 from .entrant import Entrant, enter
 from .feature_file import write_features
 from .given_groups import given_groups, unanswered
@@ -98,14 +100,22 @@ def evaluate(
         )
         headline, chosen_by = headline_point(points)
         further = _further_sets(sampler, instruments, benchmark, headline, points, drawn)
+        cost = drawing_cost(
+            sampler, benchmark.prompts, headline, settings.num_latency_trials, entrant.precision
+        )
         straightness = straightness_of(sampler, benchmark.prompts, entrant.variants, settings)
+    nearest = measure_distribution(
+        instruments, benchmark, dataset, headline.measured, settings, entrant.pipe.autoencoder
+    )
     adopted = _measure_lora(entrant, lora, evaluators, benchmark, settings, drawn)
     identity = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, entrant.precision)
+    numbers = headline_metrics(points, headline, further, instruments, cost, trained_on(nearest, benchmark))
     document = {
         "identity": entrant.own_identity(identity).model_dump(),
         "contestant": entrant.record,
         "headline": headline.place() | {"chosen_by": chosen_by},
-        "metrics": [each.model_dump() for each in headline_metrics(points, headline, further, instruments)],
+        "metrics": [each.model_dump() for each in numbers],
+        "nearest": nearest,
         "curves": {name: rows for name in CURVES if (rows := [p.row() for p in points if p.curve == name])},
         "straightness": straightness,
         "lora": adopted,

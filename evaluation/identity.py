@@ -16,9 +16,10 @@ from fluxmodel.errors import ArtifactError, IncomparableError
 
 # The sources whose change may change a number; drawing grids and pages does not.
 _MEASURING = (
-    "baselines.py", "calibration.py", "caption_retrieval.py", "clip_score.py", "curves.py", "features.py",
-    "frechet.py", "groups.py", "instruments.py", "kid.py", "prompts.py", "sampler.py", "scene_judge.py",
-    "statistics.py", "straightness.py", "style.py", "templates.py", "verdicts.py",
+    "baselines.py", "calibration.py", "caption_retrieval.py", "clip_score.py", "curves.py", "distribution.py",
+    "drawing_cost.py", "features.py", "frechet.py", "groups.py", "instruments.py", "kid.py", "manifold.py", "mind.py",
+    "nearest.py", "prompts.py", "sampler.py", "scene_judge.py", "statistics.py", "straightness.py", "style.py",
+    "templates.py", "verdicts.py",
 )  # fmt: skip
 
 
@@ -50,6 +51,9 @@ class Identity(BaseModel):
     resize: str = Field(description="Image size and what was done to reach it.")
     dtype: str = Field(description="Numbers the model computed in, batch size included: both fix rounding.")
     code: str = Field(description="Digest of the sources that measure.")
+    device: str | None = Field(
+        default=None, description="Device, threads and precision of a time or a memory; none for all else."
+    )
 
 
 class Measurement(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .features import FeatureExtractor, detector_extractor, dual_encoder_extract
 from .frechet import ReferenceFeatures
 from .geneval import Answers, answer, score
 from .kid import kernel_distance
+from .nearest import Nearest
 from .prompts import Benchmark, PromptSet
 from .scene_judge import EMPTY, SceneJudge, SceneReading
 from .settings import EvaluationSettings
@@ -43,6 +44,10 @@ class Measured:
     """Steps and guidance the images were drawn with, where no point of a curve says it."""
     features: Tensor | None = None
     """What the distances were measured on, [n, d]."""
+    whole: dict[str, Interval] = field(default_factory=dict)
+    """What the set tells as a whole, by metric, where that was asked (`distribution.py`)."""
+    nearest: Nearest | None = None
+    """The training images nearest to these, where they were sought."""
 
     answers: Answers | None = None
     """What came of the tasks, where the prompts are tasks."""

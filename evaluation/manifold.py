@@ -42,12 +42,15 @@ class Distances:
         """Of features [n, d] and [m, d]."""
         centre = real.double().mean(0)
         real, fake = real.double() - centre, fake.double() - centre
-        within = [squared_distances(side, side).fill_diagonal_(torch.inf) for side in (real, fake)]
-        return cls(*within, squared_distances(real, fake))
+        return cls(_among(real), _among(fake), squared_distances(real, fake))
 
     def keep(self, real: Tensor, fake: Tensor) -> Distances:
         """Only the rows chosen by masks [n] and [m]."""
         return Distances(self.real[real][:, real], self.fake[fake][:, fake], self.between[real][:, fake])
+
+
+def _among(points: Tensor) -> Tensor:
+    return squared_distances(points, points).fill_diagonal_(torch.inf)
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:

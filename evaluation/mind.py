@@ -30,11 +30,12 @@ def monge_distance(real: Tensor, fake: Tensor, num_blocks: int = 25) -> Interval
         return Interval(value, float("nan"), float("nan"), n, "no interval: fewer than two images a block")
     blocks = [torch.from_numpy(blocks_of(len(side), num_blocks)) for side in (real, fake)]
     owners = [block[side.indices] for side, block in zip(sides, blocks, strict=True)]
-    left_out = [
-        _distance(*(_without(side.values, owner, number) for side, owner in zip(sides, owners, strict=True)),
-                  len(along))
-        for number in range(num_blocks)
-    ]  # fmt: skip
+    left_out = []
+    for number in range(num_blocks):
+        first, second = (
+            _without(side.values, owner, number) for side, owner in zip(sides, owners, strict=True)
+        )
+        left_out.append(_distance(first, second, len(along)))
     return jackknife(value, np.array(left_out), n, floor=0.0)
 
 

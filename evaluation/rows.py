@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .contrast import contrast
 from .curves import Point
 from .groups import group_shares
 from .instruments import Measured
@@ -45,8 +46,12 @@ def columns_of(curve: str, steps: int, guidance: float, measured: Measured) -> d
             columns[f"{name}_right"] = measured.verdicts.right[name]
         for name, shares in group_shares(measured).items():
             columns[f"group_{name}"] = pa.array(shares, from_pandas=True)  # NaN becomes null
+    columns["contrast"] = contrast(measured.images)
     if measured.clip is not None:
         columns["clip"] = measured.clip
+    if measured.nearest is not None:
+        columns["nearest_distance"] = measured.nearest.distance
+        columns["memorised"] = measured.nearest.memorised
     if measured.hits is not None and len(measured.hits):
         columns["retrieved"] = measured.hits
     return columns

@@ -68,6 +68,14 @@ class Sampler:
         """Return a variant of the model, in this process."""
         return self._pool.pipe(variant)
 
+    def here(
+        self, asked: PromptSet, count: int, num_steps: int, guidance: float, variant: str = ""
+    ) -> Tensor:
+        """Draw the first `count` prompts as one batch in this process."""
+        return self._pool.here(
+            Request(asked.prompts[:count], asked.seeds[:count], num_steps, guidance, variant)
+        )
+
     @timed("timing single images")
     def latency_ms(
         self, prompt: str, num_steps: int, guidance: float, trials: int = 5, variant: str = ""

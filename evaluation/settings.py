@@ -64,6 +64,11 @@ class EvaluationSettings(BaseModel):
     num_latency_trials: int = Field(
         default=5, ge=1, description="Single images timed per point; the fastest counts."
     )
+    num_training: int = Field(
+        default=20_000,
+        ge=0,
+        description="Training images among which the nearest to each generated one is sought; 0 seeks none.",
+    )
     num_calibration: int = Field(
         default=200, ge=0, description="Known scenes on which the judge is calibrated, per kind of damage."
     )

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-TIMED_NAMES = ("latency_ms", "cost")
+TIMED_NAMES = ("latency_ms", "peak_memory_mib", "cost")
 TIMED_FILES = ("evaluation.json", "report.html")
 
 

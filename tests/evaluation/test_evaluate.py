@@ -146,6 +146,43 @@ def test_rows_say_by_group_what_an_image_has_right(judged):
     assert 0 < sum(each < 1 for each in by_color if each is not None) < 40
 
 
+def test_the_whole_set_is_told_with_intervals_identity_and_a_ceiling(judged):
+    found = metrics(judged.report)
+    shared = Identity(**judged.report.document["identity"])
+    for name in ("precision", "recall", "density", "coverage", "mind"):
+        assert found[name]["ci_low"] <= found[name]["value"] <= found[name]["ci_high"], name
+        full = Measurement(**found[name]).full_identity(shared)
+        assert full == shared.model_copy(update={"steps": 4, "guidance": 2.0})
+    # Where a prompt leaves the background open this model always takes white: right each time, and never another.
+    real = judged.report.document["baselines"]["real_against_real"]
+    assert found["recall"]["ci_high"] < 0.7 < 0.9 < real["recall"]["value"]
+    assert found["coverage"]["value"] < real["coverage"]["value"]
+    assert found["mind"]["value"] > real["mind"]["value"]
+    assert {found[name]["direction"] for name in ("mind", "memorised", "peak_memory_mib")} == {"lower"}
+
+
+def test_the_nearest_training_images_are_in_the_rows_and_in_the_identity(judged):
+    found, nearest = metrics(judged.report)["memorised"], judged.report.document["nearest"]
+    rows = pq.read_table(judged.report.directory / "rows.parquet").to_pylist()
+    head = [row for row in rows if (row["curve"], row["steps"]) == ("base_guided", 4)]
+    assert [row["memorised"] for row in head] == [row["nearest_distance"] <= 1 for row in head]
+    assert sum(row["memorised"] for row in head) / 60 == found["value"] == nearest["memorised"] < 0.2
+    assert {row["memorised"] for row in rows if row["steps"] == 1} == {None}
+    assert f"{nearest['num_training']} training images" in found["identity"]["reference"]
+    assert 0.2 < nearest["nearer_than_real"] < 0.8
+
+
+def test_times_and_memory_say_on_what_they_were_measured(judged):
+    found = metrics(judged.report)
+    for name in ("latency_ms", "peak_memory_mib"):
+        assert "thread" in found[name]["identity"]["device"]
+        assert "fp32 network" in found[name]["identity"]["device"]
+        assert found[name]["method"]
+    kept = (judged.report.directory / "measured.json").read_text()
+    assert "peak_memory_mib" not in kept
+    assert "thread" not in kept
+
+
 def test_equal_seeds_give_equal_evaluations(judged):
     first, again = judged.report.directory, judged("again").directory
     assert (again / "measured.json").read_bytes() == (first / "measured.json").read_bytes()
@@ -236,4 +273,6 @@ def test_the_gate_reads_what_was_written(judged):
     assert decision.verdict == "inconclusive"
     assert decision.primary is not None
     assert decision.primary.challenger == pytest.approx(judged.report.value("all_correct"))
-    assert {guard.name for guard in decision.guards} == {"attr_acc", "held_out/all_correct", "clip", "fd"}
+    assert {guard.name for guard in decision.guards} == {
+        "attr_acc", "held_out/all_correct", "clip", "fd", "memorised",
+    }  # fmt: skip
