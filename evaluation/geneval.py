@@ -182,18 +182,18 @@ def _tags(scene: Scene) -> tuple[str, ...]:
     )
 
 
-def _asked(tag: str, scene: Scene) -> dict[str, list[Wanted]]:
+def _asked(tag: str, scene: Scene) -> dict[str, tuple[Wanted, ...]]:
     objects = scene.objects
     if tag == "counting":
         kind = objects[0].shape
-        return {"include": [_wanted(kind, count=2)], "exclude": [_wanted(kind, count=3)]}
+        return {"include": (_wanted(kind, count=2),), "exclude": (_wanted(kind, count=3),)}
     if tag == "position":
         first, second = objects
-        return {
-            "include": [_wanted(first.shape), _wanted(second.shape, position=(_relation(first, second), 0))]
-        }
+        where = (_relation(first, second), 0)
+        return {"include": (_wanted(first.shape), _wanted(second.shape, position=where))}
     colored = tag in ("colors", "color_attr")
-    return {"include": [_wanted(each.shape, color=each.color if colored else None) for each in objects]}
+    wanted = (_wanted(each.shape, color=each.color if colored else None) for each in objects)
+    return {"include": tuple(wanted)}
 
 
 def _wanted(kind: str, **more: object) -> Wanted:

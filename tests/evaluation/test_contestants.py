@@ -1,6 +1,5 @@
 """Diffusers pipelines as contestants: each drawn as diffusers draws it, and refused where it cannot be trusted."""
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -15,6 +14,7 @@ from evaluation.compare import compare_evaluations
 from evaluation.contestants import FAMILIES, Contestant, family_of, is_contestant
 from evaluation.settings import ContestantSettings
 from fluxmodel.errors import IncomparableError, InputError
+from tests.tiny_pipelines import NAMES, save_pipeline
 
 PROMPTS = [
     "a red circle top left",
@@ -24,18 +24,6 @@ PROMPTS = [
 SEEDS = [7, 11, 2**40]
 
 
-def _tiny():
-    spec = importlib.util.spec_from_file_location(
-        "tiny_pipelines", Path(__file__).with_name("tiny_pipelines.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny = _tiny()
 pytestmark = pytest.mark.filterwarnings(
     "ignore"
 )  # diffusers and transformers deprecate themselves and each other
@@ -48,7 +36,7 @@ def pipeline(tmp_path_factory):
 
     def get(name: str) -> Path:
         if name not in made:
-            made[name] = tiny.save_pipeline(name, root / name)
+            made[name] = save_pipeline(name, root / name)
         return made[name]
 
     return get
@@ -71,10 +59,15 @@ def _direct(directory: Path, prompt: str, seed: int, steps: int, **options) -> n
     ("name", "guidance", "options"),
     [
         ("sd", 7.5, {"guidance_scale": 7.5}),
-        ("sdxl", 5.0, {"guidance_scale": 5.0}),
+        pytest.param("sdxl", 5.0, {"guidance_scale": 5.0}, marks=pytest.mark.slow),
         ("sdxl-turbo", 1.0, {"guidance_scale": 0.0}),
         ("flux-dev", 3.5, {"guidance_scale": 3.5}),
-        ("flux-schnell", 1.0, {"guidance_scale": 0.0, "max_sequence_length": 256}),
+        pytest.param(
+            "flux-schnell",
+            1.0,
+            {"guidance_scale": 0.0, "max_sequence_length": 256},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_an_image_is_the_one_diffusers_draws(pipeline, name, guidance, options):
@@ -113,21 +106,13 @@ def test_images_are_drawn_at_their_own_size_and_resized_cleanly(pipeline):
     assert Contestant.from_directory(pipeline("sd"), 32).size == 32  # its network's own 16 latent pixels
 
 
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("sd", "sd"),
-        ("sdxl", "sdxl"),
-        ("sdxl-turbo", "sdxl-turbo"),
-        ("flux-dev", "flux-dev"),
-        ("flux-schnell", "flux-schnell"),
-    ],
-)
-def test_a_pipeline_is_known_by_what_lies_in_its_directory(pipeline, name, family):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipeline_is_known_by_what_lies_in_its_directory(pipeline, name):
     assert is_contestant(pipeline(name))
-    assert family_of(pipeline(name)) == FAMILIES[family]
+    assert family_of(pipeline(name)) == FAMILIES[name]
 
 
+@pytest.mark.slow
 def test_guidance_costs_what_its_family_pays(pipeline):
     def calls(name: str, **asked) -> list[int]:
         contestant = Contestant.from_directory(pipeline(name), 32, ContestantSettings(size=32, **asked))
@@ -142,7 +127,10 @@ def test_guidance_costs_what_its_family_pays(pipeline):
         calls("flux-schnell", guidance=3.0)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("sd", 77), ("flux-schnell", 256), ("flux-dev", 512)])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("sd", 77), ("flux-dev", 512), pytest.param("flux-schnell", 256, marks=pytest.mark.slow)],
+)
 def test_prompts_beyond_the_tokens_are_counted(pipeline, name, limit):
     contestant = Contestant.from_directory(pipeline(name), 32, ContestantSettings(size=32))
     fits = " ".join(["red"] * (limit - 2))
@@ -231,7 +219,16 @@ def ours(tmp_path_factory, drawing_pipe, model_directory, scenes_dataset, evalua
     return evaluate(model_directory, scenes_dataset, evaluators, SETTINGS, output, pipe=drawing_pipe("demo"))
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl-turbo", "flux-dev", "flux-schnell"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sd",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("sdxl", "sdxl-turbo", "flux-dev", "flux-schnell")
+        ),
+    ],
+)
 def test_the_whole_evaluation_runs_on_each_and_compares_with_ours(
     pipeline, name, ours, scenes_dataset, evaluators, tmp_path
 ):

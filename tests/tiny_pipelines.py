@@ -25,7 +25,7 @@ def save_pipeline(name: str, directory: Path) -> Path:
 def _sd(name: str, tokens: Any) -> Any:
     from diffusers import PNDMScheduler, StableDiffusionPipeline
 
-    scheduler = PNDMScheduler(skip_prk_steps=True, steps_offset=1, beta_schedule="scaled_linear")
+    scheduler: Any = PNDMScheduler(skip_prk_steps=True, steps_offset=1, beta_schedule="scaled_linear")
     return StableDiffusionPipeline(
         vae=_autoencoder(),
         text_encoder=_clip(tokens),
@@ -41,7 +41,7 @@ def _sd(name: str, tokens: Any) -> Any:
 def _sdxl(name: str, tokens: Any) -> Any:
     from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
 
-    kind = EulerAncestralDiscreteScheduler if name == "sdxl-turbo" else EulerDiscreteScheduler
+    kind: Any = EulerAncestralDiscreteScheduler if name == "sdxl-turbo" else EulerDiscreteScheduler
     spacing = "trailing" if name == "sdxl-turbo" else "leading"
     return StableDiffusionXLPipeline(
         vae=_autoencoder(),
@@ -96,15 +96,12 @@ def _flux(name: str, tokens: Any) -> Any:
 def _autoencoder(**options: Any) -> Any:
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        sample_size=32,
-        norm_num_groups=8,
-        **options,
-    )
+    blocks: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    return AutoencoderKL(**blocks, latent_channels=4, sample_size=32, norm_num_groups=8, **options)
 
 
 def _unet(**options: Any) -> Any:
@@ -160,8 +157,8 @@ def _clip_tokenizer(folder: Path) -> Any:
 
 def _t5_tokenizer() -> Any:
     """T5's unigram tokenizer over `WORDS` and single letters."""
+    import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import T5TokenizerFast
 
     letters = [(chr(code), -6.0) for code in range(ord("a"), ord("z") + 1)]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
@@ -170,4 +167,5 @@ def _t5_tokenizer() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0, model_max_length=512)
+    fast = getattr(transformers, "T5TokenizerFast")  # noqa: B009 (the name FLUX's directories use; untyped)
+    return fast(tokenizer_object=tokenizer, extra_ids=0, model_max_length=512)
