@@ -75,6 +75,7 @@ box-shadow:0 0 0 1px var(--line)}
 .halves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));gap:0 2.5rem}
 .halves td svg{width:8rem}
 .texts th,.texts td{text-align:left;white-space:normal}.texts th:first-child,.texts td:first-child{white-space:nowrap}
+.texts td+td{min-width:7rem;overflow-wrap:anywhere}.texts code{white-space:nowrap}
 .chips{display:flex;flex-wrap:wrap;gap:.45rem;margin:.8rem 0;padding:0;list-style:none;font-size:.86rem}
 .chips li{border:1px solid var(--line);border-radius:1rem;padding:.15rem .75rem;color:var(--soft)}
 .chips li.new{border-color:var(--blue);color:var(--blue);font-weight:600}

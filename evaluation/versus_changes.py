@@ -5,6 +5,7 @@ What is known of a version is plain data (`VersionAccount`), so that this can be
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,9 +52,9 @@ class VersionAccount(_Frozen):
 
 
 class SettingChange(_Frozen):
-    """One setting of one stage that differs; None where a side does not have it."""
+    """One setting that differs alike in these stages; None where a side does not have it."""
 
-    stage: str
+    stages: list[str]
     name: str
     old: Any = None
     new: Any = None
@@ -78,8 +79,7 @@ class Changes(_Frozen):
     """What changed from the old version to the new one; data are told apart (`versus_data`)."""
 
     is_known: bool = Field(description="Whether both sides say what they were made of.")
-    settings: list[SettingChange] = []
-    seeds: list[Change] = []
+    settings: list[SettingChange] = Field(default=[], description="Seeds among them.")
     code: list[CodeChange] = []
     environment: list[Change] = []
     parents: list[Change] = Field(default=[], description="Every stage with the digests of its artifacts.")
@@ -102,12 +102,7 @@ def changes(old: VersionAccount, new: VersionAccount) -> Changes:
     both = [(name, left, right) for name, left, right in pairs if left is not None and right is not None]
     return Changes(
         is_known=bool(old.stages and new.stages),
-        settings=[each for name, left, right in both for each in _settings(name, left, right)],
-        seeds=[
-            Change(name=name, old=str(left.seed), new=str(right.seed))
-            for name, left, right in both
-            if left.seed != right.seed
-        ],
+        settings=_settings(both),
         code=[found for name, left, right in both if (found := _code(name, left, right)) is not None],
         environment=_environment(old, new),
         parents=[
@@ -123,13 +118,20 @@ def stage_order(names: Any) -> list[str]:
     return sorted(names, key=lambda name: (place.get(name, len(place)), name))
 
 
-def _settings(stage: str, old: StageAccount, new: StageAccount) -> list[SettingChange]:
-    left, right = flattened(old.parameters), flattened(new.parameters)
-    return [
-        SettingChange(stage=stage, name=name, old=left.get(name), new=right.get(name))
-        for name in sorted(left.keys() | right.keys())
-        if left.get(name) != right.get(name)
-    ]
+def _settings(both: list[tuple[str, StageAccount, StageAccount]]) -> list[SettingChange]:
+    """What differs, in the order of the stages; the same change in several stages is one."""
+    found: dict[str, SettingChange] = {}
+    for stage, old, new in both:
+        left = {"seed": old.seed} | flattened(old.parameters)
+        right = {"seed": new.seed} | flattened(new.parameters)
+        for name in sorted(left.keys() | right.keys()):
+            before, after = left.get(name), right.get(name)
+            if before == after:
+                continue
+            key = json.dumps([name, before, after], sort_keys=True, default=str)
+            stages = found[key].stages if key in found else []
+            found[key] = SettingChange(stages=[*stages, stage], name=name, old=before, new=after)
+    return list(found.values())
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -83,7 +83,7 @@ def data_change(old: Learned, new: Learned, num_shown: int = NUM_SHOWN) -> DataC
     added = [key for key in right if key not in left]
     removed = [key for key in left if key not in right]
     both = [key for key in right if key in left]
-    recaptioned = [key for key in both if left[key].captions != right[key].captions]
+    recaptioned = [key for key in both if set(left[key].captions) != set(right[key].captions)]
     gone = {left[key].id for key in removed}
     chosen = {kind: keys[:num_shown] for kind, keys in
               (("added", added), ("removed", removed), ("recaptioned", recaptioned))}  # fmt: skip
@@ -108,7 +108,7 @@ def data_change(old: Learned, new: Learned, num_shown: int = NUM_SHOWN) -> DataC
 
 
 def _images(learned: Learned) -> dict[str, _Image]:
-    """Images by content in the order of the dataset, with their captions sorted."""
+    """Images by content in the order of the dataset, their own captions before those of the caption stage."""
     found: dict[str, _Image] = {}
     by_id: dict[str, _Image] = {}
     for row in _rows(learned.dataset, _COLUMNS):
@@ -119,12 +119,12 @@ def _images(learned: Learned) -> dict[str, _Image]:
             if row["id"] in by_id:
                 by_id[row["id"]].captions.append(row["text"])
     for image in found.values():
-        image.captions = sorted(set(image.captions))
+        image.captions = list(dict.fromkeys(image.captions))
     return found
 
 
-def _content(image: _Image) -> tuple[str, list[str]]:
-    return image.split, image.captions
+def _content(image: _Image) -> tuple[str, set[str]]:
+    return image.split, set(image.captions)
 
 
 def _rows(dataset: Path, columns: list[str]) -> Iterable[dict[str, Any]]:

@@ -98,6 +98,12 @@ def _verdict(found: Comparison) -> str:
     decision = found.decision
     if decision.verdict == "incomparable":
         said = "The two were measured differently, so no number of the one says anything about the other."
+        decision = decision.model_copy(update={"reasons": decision.reasons[:1]})
+        if "dataset" in decision.differing:
+            said += (
+                " Each was judged on prompts of its own data. A gate evaluates the champion again on its challenger's "
+                "terms, and a comparison with that champion uses it."
+            )
     else:
         said = (
             f"What the gate says of {found.new.label} as challenger of {found.old.label}, on the same prompts and "

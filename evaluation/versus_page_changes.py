@@ -33,9 +33,10 @@ def changes_in_a_sentence(found: Comparison) -> str:
         said.append("the data are the same")
     made = found.changes
     if made.is_known:
-        if made.settings or made.seeds:
-            changed = len(made.settings) + len(made.seeds)
-            said.append(f"{count_words(changed, 'setting')} {'differs' if changed == 1 else 'differ'}")
+        if made.settings:
+            said.append(
+                f"{count_words(len(made.settings), 'setting')} {'differs' if len(made.settings) == 1 else 'differ'}"
+            )
         if made.code:
             said.append(f"the code of {count_words(len(made.code), 'stage')} changed")
         if made.environment:
@@ -127,13 +128,12 @@ def _made(found: Comparison) -> list[str]:
 
 def _settings(found: Comparison) -> str:
     made = found.changes
-    rows = [[escape(each.name), "seed", escape(each.old), escape(each.new)] for each in made.seeds]
-    rows += [
+    rows = [
         [
-            escape(each.stage),
             f"<code>{escape(each.name)}</code>",
             escape(setting_words(each.old)),
             escape(setting_words(each.new)),
+            escape(", ".join(each.stages)),
         ]
         for each in made.settings[:MOST_SETTINGS]
     ]
@@ -142,7 +142,7 @@ def _settings(found: Comparison) -> str:
         return f"{title}{note('All settings and seeds are the same.')}"
     cut = len(made.settings) - MOST_SETTINGS
     more = note(f"And {cut:,} more; comparison.json has all.") if cut > 0 else ""
-    return f"{title}{_texts(['stage', 'setting', found.old.label, found.new.label], rows)}{more}"
+    return f"{title}{_texts(['setting', found.old.label, found.new.label, 'stages'], rows)}{more}"
 
 
 def _code(found: Comparison) -> str:

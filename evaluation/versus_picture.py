@@ -46,7 +46,7 @@ def _heading(found: Comparison) -> Image.Image:
     """Title, verdict and what changed."""
     decision = found.decision
     lines = [(found.title, 34, _DARK), (VERDICTS[decision.verdict], 28, _COLORS.get(decision.verdict, _GRAY))]
-    lines += [(plain_words(text), 18, _DARK) for text in decision.reasons[:3]]
+    lines += [(plain_words(text), 18, _DARK) for text in decision.reasons[: 3 if found.is_comparable else 1]]
     lines.append((changes_in_a_sentence(found), 18, _GRAY))
     canvas = Image.new("RGB", (WIDTH, 900), "white")
     pen, y = ImageDraw.Draw(canvas), PAD

@@ -20,23 +20,17 @@ def account(label: str, **train) -> VersionAccount:
 def test_nothing_differs_between_a_version_and_itself():
     found = changes(account("one"), account("two"))
     assert found.is_known
-    assert (found.settings, found.seeds, found.code, found.environment, found.different) == (
-        [],
-        [],
-        [],
-        [],
-        [],
-    )
+    assert (found.settings, found.code, found.environment, found.different) == ([], [], [], [])
     assert found.shared == ["curate", "train"]
 
 
 def test_each_setting_is_named_with_its_stage_and_both_values():
     job = {"job": {"steps": 60, "optimizer": {"lr": 0.001, "decay": 0.1}}}
     found = changes(account("one"), account("two", parameters=job, digest="d2"))
-    assert [(each.stage, each.name, each.old, each.new) for each in found.settings] == [
-        ("train", "job.model.depth", 2, None),
-        ("train", "job.optimizer.decay", None, 0.1),
-        ("train", "job.steps", 40, 60),
+    assert [(each.stages, each.name, each.old, each.new) for each in found.settings] == [
+        (["train"], "job.model.depth", 2, None),
+        (["train"], "job.optimizer.decay", None, 0.1),
+        (["train"], "job.steps", 40, 60),
     ]
     assert (found.shared, found.different) == (["curate"], ["train"])
 
@@ -46,7 +40,7 @@ def test_seed_code_and_environment_are_told_apart():
     found = changes(
         account("one"), account("two", seed=1, code=code, environment={"python": "3.11.7", "torch": "2.14.0"})
     )
-    assert [(each.name, each.old, each.new) for each in found.seeds] == [("train", "0", "1")]
+    assert [(each.name, each.old, each.new) for each in found.settings] == [("seed", 0, 1)]
     assert found.code[0].stage == "train"
     assert found.code[0].modules == [
         "fluxmodel.flow.path",
@@ -56,6 +50,16 @@ def test_seed_code_and_environment_are_told_apart():
     assert [(each.name, each.old, each.new) for each in found.environment] == [
         ("torch", "2.13.0", "2.13.0, 2.14.0")
     ]
+
+
+def test_the_same_change_in_several_stages_is_one():
+    def seeded(seed: int) -> VersionAccount:
+        return VersionAccount(
+            label="", stages={name: StageAccount(seed=seed) for name in ("rectify", "train", "encode")}
+        )
+
+    [found] = changes(seeded(0), seeded(1)).settings
+    assert (found.name, found.stages) == ("seed", ["encode", "train", "rectify"])
 
 
 def test_a_stage_of_one_side_only_is_a_difference_of_parents_alone():

@@ -95,13 +95,10 @@ def test_what_changed_is_in_the_object_and_files_lie_where_asked(home, tmp_path,
         "comparison.png",
         "comparison.json",
     }
-    [setting] = found["changes"]["settings"]
-    assert (setting["stage"], setting["name"], setting["old"], setting["new"]) == (
-        "train",
-        "job.steps",
-        40,
-        60,
-    )
+    assert found["changes"]["settings"] == [
+        {"stages": ["train"], "name": "job.steps", "old": 40, "new": 60},
+        {"stages": ["train"], "name": "seed", "old": 40, "new": 60},
+    ]
     assert found["changes"]["code"] == [{"stage": "train", "modules": ["fluxmodel.a"]}]
     assert found["changes"]["environment"] == []
     assert found["data"] is None
