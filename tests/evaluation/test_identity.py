@@ -1,3 +1,5 @@
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,9 +103,47 @@ def test_an_empty_directory_has_no_digest(tmp_path):
         digest_of_directory(tmp_path)
 
 
-def test_the_code_digest_covers_files_that_exist():
-    from pathlib import Path
+def imported_here(name):
+    """Modules of the package that a module imports when it is imported."""
+    import ast
 
+    import evaluation
+
+    source = (Path(evaluation.__file__).parent / name).read_text(encoding="utf-8")
+    found = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
+    return {f"{node.module}.py" for node in found if node.level == 1 and node.module}
+
+
+def test_the_code_digest_covers_every_module_that_measures():
+    from evaluation.identity import _MEASURING
+
+    # These wire, time, configure and write; what pages and charts import is imported only when they are drawn.
+    wiring = {"evaluate.py", "feature_file.py", "identity.py", "settings.py", "stopwatch.py", "timeless.py"}
+    reached, ahead = set(), {"evaluate.py", "style.py", "own_prompts.py"}
+    while ahead:
+        reached |= (now := ahead - reached)
+        ahead = set().union(*(imported_here(name) for name in now)) - reached
+    assert reached - wiring == set(_MEASURING)
+
+
+def test_another_source_of_a_number_is_another_code(tmp_path, monkeypatch):
+    import evaluation.identity
+
+    before = code_digest()
+    package = tmp_path / "evaluation"
+    shutil.copytree(Path(evaluation.identity.__file__).parent, package)
+    shutil.copytree(
+        Path(evaluation.identity.__file__).parents[1] / "fluxmodel" / "data", tmp_path / "fluxmodel" / "data"
+    )
+    monkeypatch.setattr(evaluation.identity, "__file__", str(package / "identity.py"))
+    assert code_digest() == before
+    (package / "charts.py").write_text("")
+    assert code_digest() == before
+    (package / "mind.py").write_text("")
+    assert code_digest() != before
+
+
+def test_the_code_digest_covers_files_that_exist():
     import evaluation
     from evaluation.identity import _MEASURING
 
