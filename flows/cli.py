@@ -8,8 +8,9 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
+from evaluation.gate_settings import GateSettings
 from flows.config import PipelineConfig
-from fluxmodel.errors import FluxlineError, InterruptedRun
+from fluxmodel.errors import FluxlineError, InputError, InterruptedRun
 from tasks.prune_rules import PruneRules
 
 app = App(
@@ -18,6 +19,7 @@ app = App(
     version="0.1.0",
 )
 _DEFAULT = PipelineConfig()
+_GATE = GateSettings()
 _PRUNE = PruneRules()
 _Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object as the last line.")]
 
@@ -110,7 +112,7 @@ def promote(
     name: _Name = "",
     /,
     *,
-    version: Annotated[str, Parameter(help="Number or alias; default the challenger.")] = "",
+    version: Annotated[str, Parameter(help="Number or alias; default what waits for approval, else the challenger.")] = "",
     force: Annotated[bool, Parameter(negative="", help="Promote even what the gate rejected.")] = False,
     reason: _Reason = "",
     as_json: _Json = False,
@@ -131,6 +133,34 @@ def rollback(name: _Name = "", /, *, reason: _Reason = "", as_json: _Json = Fals
 
 def _say_move(move: dict, as_json: bool) -> int:
     print(json.dumps(move) if as_json else move["said"])
+    return 0
+
+
+@app.command
+def gate(
+    challenger: Annotated[
+        str, Parameter(help="A version (7, an alias, NAME@7), or a directory with an evaluation.")
+    ],
+    champion: Annotated[str, Parameter(help="The same, for the side whose place is asked for.")],
+    /,
+    *,
+    dry_run: Annotated[bool, Parameter(negative="", help="Decide on what is stored; nothing moves.")] = False,
+    name: _Name = "",
+    preset: Annotated[str, Parameter(help="Preset whose thresholds are asked, too.")] = "",
+    settings: Annotated[GateSettings, Parameter(name="*")] = _GATE,
+    as_json: _Json = False,
+) -> int:
+    """Say by which rules the gate would promote one evaluation over another; exit code 3 if they are incomparable."""
+    from flows.gate import print_decision, try_gate
+
+    if not dry_run:
+        said = "It is `fluxline run` that lets the gate decide; to try it on stored evaluations, add --dry-run."
+        raise InputError(said)
+    decision = try_gate(challenger, champion, name, preset, settings)
+    if as_json:
+        print(decision.model_dump_json())
+    else:
+        print_decision(decision)
     return 0
 
 

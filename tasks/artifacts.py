@@ -12,7 +12,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -66,6 +68,23 @@ def content_digest(files: list[dict]) -> str:
     content = sorted((e for e in files if not e.get("undigested")), key=lambda e: e["path"])
     text = "\n".join(f"{entry['path']}\0{entry['sha256']}" for entry in content)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class StoredArtifact:
+    """What lies at a place of the store.
+
+    Attributes:
+        place: where.
+        ref: of a whole artifact; None for what was cut off while it was written or removed.
+        num_bytes: of all files.
+        written: Unix time of the newest file.
+    """
+
+    place: str
+    ref: ArtifactRef | None
+    num_bytes: int
+    written: float
 
 
 class ArtifactStore:
@@ -169,10 +188,57 @@ class ArtifactStore:
                 shutil.rmtree(partial, ignore_errors=True)
 
     def discard(self, ref: ArtifactRef) -> None:
-        """Remove the artifact, if it is there."""
+        """Remove the artifact, if it is there; one cut off in the middle is no longer taken for a whole one."""
         place = self._place(ref.kind, ref.digest)
-        if self.fs.exists(place):
-            self.fs.rm(place, recursive=True)
+        if not self.fs.exists(place):
+            return
+        if self.is_local:
+            going = Path(place).with_name(f".going-{uuid.uuid4().hex[:12]}")
+            os.replace(place, going)
+            place = str(going)
+        elif self.fs.exists(f"{place}/{MANIFEST}"):
+            self.fs.rm_file(f"{place}/{MANIFEST}")
+        self.fs.rm(place, recursive=True)
+
+    def listing(self) -> list[StoredArtifact]:
+        """Return what lies in the store: whole artifacts, and what writers and removers left behind."""
+        found = []
+        for kind in self._names(self.root):
+            for place in self._names(f"{self.root}/{kind}"):
+                found.append(self._stored(kind, place))
+        return found
+
+    def sweep(self, stored: StoredArtifact) -> None:
+        """Remove something that lies in the store."""
+        if stored.ref is not None:
+            self.discard(stored.ref)
+        else:
+            self.fs.rm(stored.place, recursive=True)
+
+    def _names(self, place: str) -> list[str]:
+        if not self.fs.isdir(place):
+            return []
+        return sorted(
+            str(each["name"]).rstrip("/").rsplit("/", 1)[-1] for each in self.fs.ls(place, detail=True)
+        )
+
+    def _stored(self, kind: str, name: str) -> StoredArtifact:
+        place = f"{self.root}/{kind}/{name}"
+        entries = self.fs.find(place, detail=True)
+        files: list[dict[str, Any]] = list(entries.values())  # type: ignore[union-attr]
+        size = sum(int(each.get("size") or 0) for each in files)
+        written = max((_written(each) for each in files), default=0.0)
+        try:
+            manifest = json.loads(self.fs.cat_file(f"{place}/{MANIFEST}"))
+            digest = manifest["digest"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return StoredArtifact(place, None, size, written)
+        if name != digest[:16]:
+            return StoredArtifact(place, None, size, written)
+        uri = self.fs.unstrip_protocol(place)
+        return StoredArtifact(
+            place, ArtifactRef(kind=kind, uri=uri, digest=digest, num_bytes=size), size, written
+        )
 
     def _place(self, kind: str, digest: str) -> str:
         return f"{self.root}/{kind}/{digest[:16]}"
@@ -207,6 +273,20 @@ def link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _written(entry: dict[str, Any]) -> float:
+    """When a file was written, by what its file system calls that; 0 where it does not say."""
+    value = (
+        entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or entry.get("created") or 0.0
+    )
+    return (
+        value.timestamp()
+        if hasattr(value, "timestamp")
+        else float(value)
+        if isinstance(value, int | float)
+        else 0.0
+    )
 
 
 def _stream_digest(stream) -> str:

@@ -12,19 +12,16 @@ from tasks.cards import numbers, read_json
 from tasks.run_key import RunRecord, StageIdentity
 from tasks.tracking import MetricPoint, flat
 
+# Few: MLflow writes all of a run's parameters above each of its images.
 _SETTINGS = {
     "train": {
         "steps": "job.steps",
         "batch_size": "job.batch_size",
         "learning_rate": "job.optimizer.learning_rate",
-        "muon_learning_rate": "job.optimizer.muon_learning_rate",
         "hidden_size": "job.model.hidden_size",
         "depth": "job.model.depth",
-        "depth_single_blocks": "job.model.depth_single_blocks",
-        "time_density": "job.objective.time_density",
-        "precision": "job.precision",
     },
-    "rectify": {"steps": "job.steps", "num_pairs": "pairs.num", "teacher_guidance": "pairs.guidance"},
+    "rectify": {"steps": "job.steps", "num_pairs": "pairs.num"},
     "finetune": {"steps": "job.steps", "style": "style.source"},
     "evaluate": {"num_images": "settings.num_images", "guidance": "settings.guidance"},
 }
@@ -70,7 +67,7 @@ def headline_metrics(directory: Path) -> dict[str, float]:
         if each["name"]
         in ("held_out/attr_acc", "held_out/all_correct", "detailed/attr_acc", "detailed/all_correct")
     }
-    return numbers(place | told | further)
+    return numbers(told | place | further)
 
 
 def all_metrics(directory: Path) -> dict[str, float]:

@@ -135,8 +135,8 @@ def _data(lineage: Sequence[RunRecord]) -> str:
 
 def _limits(evaluation: Mapping[str, Any]) -> str:
     said = [
-        "It draws what its data showed, in the words of its captions, at the size it was trained on; prompts of other "
-        "words are read as far as its small vocabulary of shapes, colours and places goes.",
+        "It draws what its data showed, in the words of its captions, at the size it was trained on; words it was not "
+        "trained on mean nothing to it.",
         "Its figures hold for the prompts and the judge above; figures of another identity are not comparable.",
     ]
     held = {m["name"]: m["value"] for m in evaluation.get("metrics", [])}
@@ -161,7 +161,7 @@ def _weakest(groups: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     value, kind, group = min(rows)
-    return f"Weakest group: {kind.replace('_', ' ')} {group}, {value:.1%} of the attributes right."
+    return f"Weakest where the {kind.replace('_', ' ')} is {group}: {value:.1%} of the attributes right."
 
 
 def _made(lineage: Sequence[RunRecord]) -> str:

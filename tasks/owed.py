@@ -68,6 +68,13 @@ def finish(home: Home, debt: Debt, tail: MetricsTail, record: RunRecord) -> None
         threading.Thread(target=settle, args=(home, tail.say), name="owed").start()
 
 
+def debts(home: Home) -> list[Debt]:
+    """Return what is owed."""
+    return [
+        Debt.model_validate_json(place.read_text()) for place in sorted((home.root / "owed").glob("*.json"))
+    ]
+
+
 def settle(home: Home, say: Callable[[str], None]) -> int:
     """Log what is still owed from earlier; return how many stages remain owed."""
     with _settling:  # the end of a run waits for what is being logged meanwhile

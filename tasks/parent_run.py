@@ -18,6 +18,7 @@ from tasks import owed, tracking
 from tasks.dataset_input import dataset_input
 from tasks.headline import curve_points, headline_metrics, headline_settings
 from tasks.home import Home, open_home
+from tasks.in_use import in_use
 from tasks.launch import STOP
 from tasks.pictures import step_pictures
 from tasks.progress import board
@@ -91,7 +92,11 @@ class PipelineRun:
             self.mlflow_run_id = tracking.open_run(
                 self.home, self.key, f"{model}, seed {self.config['seed']}", tags
             )
-            given = {name: value for name, value in self.config.items() if name == "seed" or value}
+            given = {
+                name: value
+                for name, value in self.config.items()
+                if name == "seed" or value not in ("", 0, "auto")
+            }
             tracking.log_run(self.home, self.mlflow_run_id, params=given)
         except Exception as error:  # whatever MLflow or the network raises
             logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
@@ -155,7 +160,8 @@ def pipeline_run(config: dict[str, Any], data_fingerprint: str) -> Iterator[Pipe
     place.write_text(json.dumps({"key": run.key}))
     run.open()
     try:
-        yield run
+        with in_use(home):
+            yield run
     except BaseException as error:
         STOP.set()
         is_stop = isinstance(error, InterruptedRun) or not isinstance(error, Exception)

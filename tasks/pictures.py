@@ -1,4 +1,8 @@
-"""Image sliders of an evaluation: the same prompts and noise, one step of the slider a number of solver steps."""
+"""Image sliders of an evaluation: the same prompts and noise, one step of the slider a number of solver steps.
+
+MLflow opens every slider at step 0, so that step holds the image a curve is judged by: of the rectified model the one
+of fewest steps, of the base the one of most.
+"""
 
 import base64
 from pathlib import Path
@@ -16,9 +20,12 @@ def step_pictures(directory: Path, curves: tuple[str, ...] = ()) -> list[Picture
     """
     shown = read_json(directory / "gallery.json").get("steps") or {}
     prompts = shown.get("prompts", [])
-    return [
-        Picture(f"{column['curve']}/{prompt}", int(column["steps"]), base64.b64decode(png))
-        for column in shown.get("columns", [])
-        if not curves or column["curve"] in curves
-        for prompt, png in zip(prompts, column["pngs"], strict=False)
-    ]
+    columns = [c for c in shown.get("columns", []) if not curves or c["curve"] in curves]
+    pictures = []
+    for curve in dict.fromkeys(column["curve"] for column in columns):
+        own = sorted((c for c in columns if c["curve"] == curve), key=lambda column: column["steps"])
+        first = own[0] if curve == "rectified" else own[-1]
+        for column, step in ((first, 0), *((c, int(c["steps"])) for c in own)):
+            pairs = zip(prompts, column["pngs"], strict=False)
+            pictures += [Picture(f"{curve}/{prompt}", step, base64.b64decode(png)) for prompt, png in pairs]
+    return pictures

@@ -277,12 +277,12 @@ def log_files(home: Home, run_id: str, directory: Path, ref: ArtifactRef) -> Non
         client(home).log_artifact(run_id, str(directory / MANIFEST), ref.kind)
 
 
-def runs_with_artifact(home: Home, digest: str) -> list[str]:
-    """Return the ids of runs whose artifact has this digest, newest first."""
+def runs_with_artifact(home: Home, digest: str, limit: int = 5) -> list[str]:
+    """Return the ids of at most `limit` runs whose artifact has this digest, newest first."""
     found = client(home).search_runs(
         [experiment_id(home)],
         f"tags.artifact_digest = '{digest}'",
-        max_results=5,
+        max_results=limit,
         order_by=["attributes.start_time DESC"],
     )
     return [run.info.run_id for run in found]
