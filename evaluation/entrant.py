@@ -44,6 +44,11 @@ class Entrant:
             return Sampler(self.pipe, None, self.pipe.batch_size)
         return Sampler(self.pipe, self.directory, settings.batch_size, settings.workers, self.precision)
 
+    @property
+    def computes_in(self) -> str:
+        """What its network computes in."""
+        return self.pipe.dtype if isinstance(self.pipe, Contestant) else self.precision
+
     def own_identity(self, shared: Identity) -> Identity:
         """Return the identity with what a contestant brings; of a model of ours as it is."""
         if not isinstance(self.pipe, Contestant):

@@ -24,7 +24,7 @@ from .baselines import measure_baselines
 from .calibration import calibrate
 from .curves import CURVES, Place, Point, draw_curves, headline_point
 from .distribution import measure_distribution, trained_on
-from .drawing_cost import drawing_cost
+from .drawing_cost import DrawingCost, drawing_cost
 from .entrant import Entrant, enter
 from .feature_file import write_features
 from .given_groups import given_groups, unanswered
@@ -94,40 +94,64 @@ def evaluate(
     entrant = enter(model_dir, pipe, benchmark.reference.shape[-1], settings, contestant)
     instruments = Instruments(evaluators, benchmark, settings)
     drawn = _Counter(progress, _num_images(benchmark, entrant.places))
-    with entrant.sampler(settings) as sampler:
-        points = draw_curves(
-            sampler, instruments, benchmark.prompts, entrant.places, settings, drawn, on_point
-        )
-        headline, chosen_by = headline_point(points)
-        further = _further_sets(sampler, instruments, benchmark, headline, points, drawn)
-        cost = drawing_cost(
-            sampler, benchmark.prompts, headline, settings.num_latency_trials, entrant.precision
-        )
-        straightness = straightness_of(sampler, benchmark.prompts, entrant.variants, settings)
+    made = _draw(entrant, instruments, benchmark, settings, drawn, on_point)
+    headline = made.headline
     nearest = measure_distribution(
         instruments, benchmark, dataset, headline.measured, settings, entrant.pipe.autoencoder
     )
     adopted = _measure_lora(entrant, lora, evaluators, benchmark, settings, drawn)
     identity = shared_identity(model_dir, dataset_dir, benchmark, instruments, settings, entrant.precision)
-    numbers = headline_metrics(points, headline, further, instruments, cost, trained_on(nearest, benchmark))
+    told = (made.points, headline, made.further)
+    numbers = headline_metrics(*told, instruments, made.cost, trained_on(nearest, benchmark))
     document = {
         "identity": entrant.own_identity(identity).model_dump(),
         "contestant": entrant.record,
-        "headline": headline.place() | {"chosen_by": chosen_by},
+        "headline": headline.place() | {"chosen_by": made.chosen_by},
         "metrics": [each.model_dump() for each in numbers],
         "nearest": nearest,
-        "curves": {name: rows for name in CURVES if (rows := [p.row() for p in points if p.curve == name])},
-        "straightness": straightness,
+        "curves": {name: rows for name in CURVES if (rows := [p.row() for p in made.points if p.curve == name])},
+        "straightness": made.straightness,
         "lora": adopted,
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
         "chance": {"retrieval": instruments.chance(benchmark.prompts)},
         "judge": _judge(instruments.judge, settings, entrant),
         **_circumstances(instruments, evaluators, dataset, settings),
-        **_groups(headline.measured, further, instruments.skipped),
+        **_groups(headline.measured, made.further, instruments.skipped),
     }  # fmt: skip
     document["cost"] = _cost(started, drawn.total)
     _keep_features(output, headline.measured, instruments)
-    return _write(output, _finite(document), points, headline, further, benchmark, dataset.record)
+    return _write(output, _finite(document), *told, benchmark, dataset.record)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Everything a model drew, measured: the curves, further sets at the headline point, and what drawing costs."""
+
+    points: list[Point]
+    headline: Point
+    chosen_by: str
+    further: dict[str, Measured]
+    cost: DrawingCost
+    straightness: dict[str, Any] | None
+
+
+def _draw(
+    entrant: Entrant,
+    instruments: Instruments,
+    benchmark: Benchmark,
+    settings: EvaluationSettings,
+    drawn: _Counter,
+    on_point: Callable[[Point], None] | None,
+) -> _Made:
+    """Draw and measure every point of the curves, choose the headline, and draw what is only asked there."""
+    prompts, trials = benchmark.prompts, settings.num_latency_trials
+    with entrant.sampler(settings) as sampler:
+        points = draw_curves(sampler, instruments, prompts, entrant.places, settings, drawn, on_point)
+        headline, chosen_by = headline_point(points)
+        further = _further_sets(sampler, instruments, benchmark, headline, points, drawn)
+        cost = drawing_cost(sampler, prompts, headline, trials, entrant.computes_in)
+        straightness = straightness_of(sampler, prompts, entrant.variants, settings)
+    return _Made(points, headline, chosen_by, further, cost, straightness)
 
 
 def _judge(judge: SceneJudge | None, settings: EvaluationSettings, entrant: Entrant) -> dict[str, Any]:
