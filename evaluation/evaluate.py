@@ -89,8 +89,7 @@ def evaluate(
         contestant: how the model is drawn where it is a diffusers pipeline.
     """
     started = time.perf_counter()
-    dataset = CuratedDataset(dataset_dir)
-    benchmark = build_benchmark(dataset, settings, prompts)
+    benchmark = build_benchmark(dataset := CuratedDataset(dataset_dir), settings, prompts)
     entrant = enter(model_dir, pipe, benchmark.reference.shape[-1], settings, contestant)
     instruments = Instruments(evaluators, benchmark, settings)
     drawn = _Counter(progress, _num_images(benchmark, entrant.places))
