@@ -29,6 +29,7 @@ PAIRED = {
     "attr_acc": "attr_acc",
     "clip": "clip",
     "memorised": "memorised",
+    "contrast": "contrast",
 }
 """Metric -> its column in rows.parquet, at the headline point."""
 COUNTED = ("all_correct", "retrieved", "memorised")

@@ -35,6 +35,9 @@ class GateSettings(BaseModel):
     memorised_margin: float = Field(
         default=0.02, ge=0, description="Rise of the share of memorised images that is borne."
     )
+    contrast_margin: float = Field(
+        default=0.02, ge=0, description="Loss of contrast that is borne, as a share of the champion's."
+    )
     lora_margin: float = Field(default=0.1, ge=0, description="Loss of a LoRA's figures that is borne.")
     coverage_ratio: float = Field(
         default=0.5, ge=0, description="Least coverage, as a share of the champion's; 0 asks nothing."
@@ -78,6 +81,8 @@ class GateSettings(BaseModel):
         """Margin of a guarded number."""
         if name == "fd":
             return self.fd_margin * champion
+        if name == "contrast":
+            return self.contrast_margin * champion
         if name.startswith("lora/"):
             return self.lora_margin
         return {

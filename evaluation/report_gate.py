@@ -26,6 +26,7 @@ NAMES = {
     "clip": "CLIP score",
     "fd": "Frechet distance",
     "memorised": "images memorised",
+    "contrast": "contrast",
     "primary": "better than the champion",
     "groups": "no group left behind",
     "budget": "gates this year",

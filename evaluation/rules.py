@@ -22,7 +22,9 @@ from .wording import borne, interval_of, number, signed, told
 
 Finding = Literal["kept", "open", "broken", "unmeasured"]
 PRIMARIES = ("all_correct", "retrieval")
-GUARDED = ("attr_acc", "held_out/all_correct", "clip", "fd", "memorised")
+GUARDED = ("attr_acc", "held_out/all_correct", "clip", "fd", "memorised", "contrast")
+BY_VALUE = ("fd", "contrast")
+"""Guarded numbers judged by their value, although paired: broken where the whole interval lies beyond the margin."""
 HOLM_ALPHA = 0.05
 
 
@@ -80,11 +82,12 @@ def budget_rule(settings: GateSettings, gates_spent: int) -> Rule:
 def guard(row: Difference, settings: GateSettings) -> Difference:
     """Return a guarded number with its margin, and whether it keeps within it.
 
-    Where image by image, it must be shown to; the interval of two figures without pairs is too wide to show anything
-    small, so there the value counts.
+    Where image by image, it must be shown to; elsewhere the value counts, the interval being too wide for what is
+    asked. So it is with two figures without pairs; with the Frechet distance, whose paired interval at n = 1000 left
+    the demo's model within +50 % of itself in 11 of 18 pairs of noise; and with contrast (+-2.6 % between two noises).
     """
     margin = settings.margin(row.name, row.champion)
-    least = row.ci_low if row.paired else row.difference
+    least = row.ci_low if row.paired and row.name not in BY_VALUE else row.difference
     return row.model_copy(update={"margin": margin, "passed": least is not None and least >= -margin})
 
 
@@ -97,7 +100,7 @@ def margin_rule(row: Difference) -> Rule:
     """Loses no more than its margin."""
     assert row.margin is not None
     finding: Finding = "broken" if is_shown_worse(row) else "kept" if row.passed else "open"
-    how = "shown to lose" if row.paired else "loses"
+    how = "shown to lose" if row.paired and row.name not in BY_VALUE else "loses"
     asked = f"{how} at most {borne(row.name, row.margin)}"
     return Rule(name=row.name, asked=asked, found=told(row), verdict=finding)
 

@@ -24,7 +24,7 @@ GROUPS = "group/"
 """Differences of groups are told apart from the numbers."""
 _ORDER = (
     "all_correct", "attr_acc", "retrieval", "undecided", "extra_objects", "clip", "fd", "kid", "mind", "precision",
-    "recall", "density", "coverage", "memorised", "latency_ms", "peak_memory_mib",
+    "recall", "density", "coverage", "memorised", "contrast", "latency_ms", "peak_memory_mib",
 )  # fmt: skip
 _PREFIXES = ("", "held_out/", "detailed/", "lora/")
 _COLUMNS = {"undecided": "undecided", "extra_objects": "num_extra", "all_correct": "all_correct",

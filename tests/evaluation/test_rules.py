@@ -79,6 +79,7 @@ def test_what_was_not_measured_is_listed_and_stops_nothing(verdicts):
     names = {rule.name for rule in decision.rules if rule.verdict == "unmeasured"}
     assert names == {
         "coverage", "groups", "latency", "attr_acc", "held_out/all_correct", "clip", "fd", "memorised",
+        "contrast",
     }  # fmt: skip
 
 
@@ -177,6 +178,28 @@ def test_latency_counts_against_a_model_only_where_both_were_timed_in_turn(
         assert needs_timing(decision, tmp_path / "new", tmp_path / "old")  # before it is promoted
 
 
+@pytest.mark.parametrize(
+    ("fading", "verdict", "finding"),
+    [
+        (0.0, "promote", "kept"),
+        (0.015, "promote", "kept"),
+        (0.022, "inconclusive", "open"),
+        (0.04, "reject", "broken"),
+        (-0.1, "promote", "kept"),
+    ],
+)
+def test_contrast_may_fade_by_a_fiftieth_of_the_champions(verdicts, fading, verdict, finding):
+    rng = np.random.default_rng(0)
+    old = rng.normal(20, 4, N)
+    new = old * (1 - fading) + rng.normal(0, 1, N)
+    sides = (
+        {"columns": {"contrast": each}, "metrics": {"contrast": (each.mean(), 0.4, "higher")}}
+        for each in (new, old)
+    )
+    said, found, _ = verdicts("contrast", *sides)
+    assert (said, found) == (verdict, finding)
+
+
 def paired_features(directory: Path, shift: float, noise: int) -> None:
     """Features of N images of 8 numbers, mostly the prompt's own; the model shifts them."""
     content, own, reference = (
@@ -187,9 +210,16 @@ def paired_features(directory: Path, shift: float, noise: int) -> None:
 
 @pytest.mark.parametrize(
     ("shift", "verdict", "finding"),
-    [(0.0, "promote", "kept"), (0.1, "inconclusive", "open"), (0.5, "reject", "broken")],
+    [
+        (0.0, "promote", "kept"),
+        (0.1, "promote", "kept"),  # its interval reaches beyond the margin, its value does not
+        (0.16, "inconclusive", "open"),
+        (0.5, "reject", "broken"),
+    ],
 )
-def test_the_frechet_distance_is_paired_by_its_features(tmp_path, shift, verdict, finding):
+def test_the_frechet_distance_is_paired_by_its_features_and_judged_by_its_value(
+    tmp_path, shift, verdict, finding
+):
     alike = {"fd": (1.0, 0.6, "lower")}
     new, old = (
         judged(tmp_path / name, right, metrics=alike) for name, right in (("new", PROMOTED), ("old", OLD))
