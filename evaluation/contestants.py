@@ -59,7 +59,7 @@ FAMILIES = {
     "flux-dev": Family("FLUX.1 dev", 28, 3.5, "input", max_tokens=512),
     "flux-schnell": Family("FLUX.1 schnell", 4, 1.0, "none", max_tokens=256),
 }
-"""Steps and guidance are the ones each was released with."""
+"""Steps and guidance are those diffusers takes by itself; of the distilled ones, those of their model cards."""
 _CLASSES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl", "FluxPipeline": "flux"}
 
 
@@ -293,13 +293,14 @@ def _load(directory: Path, family: Family) -> tuple[Any, str]:
         absent: dict[str, Any] = {name: None for name in _UNUSED if name in index}
         if "safety_checker" in index:
             absent["requires_safety_checker"] = False
+        if index["_class_name"] == "StableDiffusionXLPipeline":
+            absent["add_watermarker"] = False  # it would change pixels, and only where its package is installed
         try:
             pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
                 directory,
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
-                low_cpu_mem_usage=False,
                 variant=_variant(directory),
                 **absent,
             )

@@ -44,7 +44,7 @@ def judge_models(models: list[str], like: str, asked: Asked, out: Path | None) -
     entered = {what: find_contestant(home, what) for what in dict.fromkeys(models)}
     for directory in entered.values():
         settings_for(bench, asked, directory)  # what is wrong is said before anything is drawn
-    places = _places(home.root / "evaluations", list(entered), out)
+    places = _places(home.evaluations, list(entered), out)
     results = []
     with shown(), stoppable("Stopping ..."):
         board().say(f"Judged like {bench.source}.")

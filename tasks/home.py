@@ -38,6 +38,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def evaluations(self) -> Path:
+        """What `fluxline evaluate` found, one folder a model."""
+        return self.root / "evaluations"
+
+    @property
     def servers(self) -> Path:
         """What `fluxline up` is running: addresses and process id."""
         return self.root / "servers.json"

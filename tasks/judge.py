@@ -203,7 +203,7 @@ def judge(
     """
     settings, contestant = settings_for(bench, asked, directory)
     _refuse_other(out)
-    work = home.root / "work" / f"judge-{uuid.uuid4().hex[:12]}"
+    work = home.work(f"judge-{uuid.uuid4().hex[:12]}")
     work.mkdir(parents=True)
     job = {
         "model": str(directory.absolute()),
