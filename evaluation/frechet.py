@@ -9,14 +9,16 @@ the Frechet distance and labelled with its extractor: FID is its name over Incep
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchmetrics.image.fid import FrechetInceptionDistance
+from torch import Tensor, nn
+from torchmetrics import Metric
 
 from .statistics import Interval, blocks_of, jackknife
 
+_MOST_AT_ONCE = 512  # dimensions; 25 covariances of these are 52 MB, of Inception's 2048 they were 840
 _TOO_FEW = "no interval: fewer than two images a block"
 
 
@@ -29,12 +31,6 @@ class Moments:
     covariance: Tensor
 
     @classmethod
-    def from_sums(cls, n: int, total: Tensor, outer: Tensor) -> "Moments":
-        """From the sum [d] and the sum of outer products [d, d] of the features."""
-        mean = total / n
-        return cls(n, mean, (outer - n * torch.outer(mean, mean)) / (n - 1))
-
-    @classmethod
     def of(cls, features: Tensor) -> "Moments":
         """Of features [n, d]; centred before squaring, so the mean's size costs no digits."""
         features = features.double()
@@ -43,24 +39,45 @@ class Moments:
         return cls(len(features), mean, centred.T @ centred / (len(features) - 1))
 
 
-class FrechetDistance(FrechetInceptionDistance):
-    """torchmetrics' metric over any feature module, with an exact `compute`.
+class FrechetDistance(Metric):
+    """torchmetrics' metric over any feature module, exact, and the same number however the images were shared out.
 
-    `feature` maps images to [n, d] and has `num_features`; update, reset and the states are the parent's, so
-    distributed sums and merging work as there.
+    `feature` maps images to [n, d]. Sums of outer products, as torchmetrics keeps them, depend in their last digits on
+    who added what first; so the features themselves are kept, and put in one order before anything is added: merged
+    from four shards, in whatever order, the distance is the same to the last bit. Keeping them also allows the quick
+    form where images are fewer than dimensions; 50 000 images of 2048 features are 400 MB.
     """
+
+    higher_is_better: bool = False
+    is_differentiable: bool = False
+    full_state_update: bool = False
+    real: list[Tensor]
+    fake: list[Tensor]
+
+    def __init__(self, feature: nn.Module, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.feature = feature
+        self.add_state("real", [], dist_reduce_fx="cat")
+        self.add_state("fake", [], dist_reduce_fx="cat")
+
+    def update(self, images: Tensor, real: bool) -> None:
+        """Take in images of one side."""
+        (self.real if real else self.fake).append(self.feature(images).detach())
 
     def compute(self) -> Tensor:
         """Return the distance, float64; needs two samples on each side."""
-        if min(self.real_features_num_samples, self.fake_features_num_samples) < 2:
+        sides = [torch.cat([*side]) if len(side) else torch.zeros(0, 1) for side in (self.real, self.fake)]
+        if min(len(side) for side in sides) < 2:
             raise RuntimeError("The Frechet distance needs at least two real and two generated images.")
-        real = Moments.from_sums(
-            int(self.real_features_num_samples), self.real_features_sum, self.real_features_cov_sum
-        )
-        fake = Moments.from_sums(
-            int(self.fake_features_num_samples), self.fake_features_sum, self.fake_features_cov_sum
-        )
-        return frechet_from_moments(real, fake)
+        real, fake = (in_one_order(side.cpu()) for side in sides)
+        return torch.tensor(frechet_distance(real, fake), dtype=torch.float64)
+
+
+def in_one_order(features: Tensor) -> Tensor:
+    """Rows [n, d] sorted by their bytes: the same for the same rows, in whatever order they came."""
+    rows = np.ascontiguousarray(features.numpy())
+    keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
+    return features[torch.from_numpy(np.argsort(keys, kind="stable"))]
 
 
 def frechet_from_moments(first: Moments, second: Moments) -> Tensor:
@@ -81,16 +98,23 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
-    """Distance between features [n, d] and [m, d]; by singular values where samples are fewer than dimensions."""
-    if len(real) + len(fake) > real.shape[1]:
+    """Distance between features [n, d] and [m, d]; by singular values where a side has few for its dimensions."""
+    if min(len(real), len(fake)) > real.shape[1]:
         return float(frechet_from_moments(Moments.of(real), Moments.of(fake)))
-    real, fake = real.double(), fake.double()
-    first = (real - real.mean(0)) / (len(real) - 1) ** 0.5
-    second = (fake - fake.mean(0)) / (len(fake) - 1) ** 0.5
+    first, second = _factor(real.double()), _factor(fake.double())
     overlap = torch.linalg.svdvals(first @ second.T).sum()
-    shift = (real.mean(0) - fake.mean(0)).square().sum()
+    shift = (real.double().mean(0) - fake.double().mean(0)).square().sum()
     distance = shift + first.square().sum() + second.square().sum() - 2 * overlap
     return float(distance.clamp(min=0))
+
+
+def _factor(features: Tensor) -> Tensor:
+    """A [r, d] with A'A the covariance of features [n, d]: the centred features themselves, or a root if n > d."""
+    if len(features) <= features.shape[1]:
+        return (features - features.mean(0)) / (len(features) - 1) ** 0.5
+    covariance = Moments.of(features).covariance
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    return (_root(covariance) if int(failed) else root).T
 
 
 class ReferenceFeatures:
@@ -136,6 +160,14 @@ class ReferenceFeatures:
         return replace(interval, method=f"paired {interval.method}")
 
     def _distances_left_out(self, fake: Tensor) -> np.ndarray:
+        num_features = self.features.shape[1]
+        most = -(-max(len(self.features), len(fake)) // self.num_blocks)
+        if num_features > _MOST_AT_ONCE or min(len(self.features), len(fake)) - most <= num_features:
+            blocks = [
+                torch.from_numpy(blocks_of(len(side), self.num_blocks)) for side in (self.features, fake)
+            ]
+            kept = ([block != number for block in blocks] for number in range(self.num_blocks))
+            return np.array([frechet_distance(self.features[one], fake[other]) for one, other in kept])
         if self._left_out is None:
             means, covariances = left_out_moments(self.features, self.num_blocks)
             self._left_out = means, _batched_root(covariances)

@@ -10,6 +10,7 @@ from evaluation.frechet import (
     ReferenceFeatures,
     frechet_distance,
     frechet_from_moments,
+    in_one_order,
     left_out_moments,
 )
 from evaluation.statistics import blocks_of
@@ -81,8 +82,19 @@ def test_it_is_never_negative(seed):
     assert float(frechet_from_moments(Moments.of(real), Moments.of(nearly))) >= 0
 
 
+def test_it_equals_torchmetrics_and_scipy_to_eight_digits():
+    from torchmetrics.image.fid import _compute_fid
+
+    real, fake = features(400, 48, 1), features(300, 48, 2, shift=0.1)
+    sides = [Moments.of(side) for side in (real, fake)]
+    theirs = float(_compute_fid(*(part for side in sides for part in (side.mean, side.covariance))))
+    scipys = slow_distance(real.double().numpy(), fake.double().numpy())
+    assert frechet_distance(real, fake) == pytest.approx(theirs, rel=1e-8)
+    assert frechet_distance(real, fake) == pytest.approx(scipys, rel=1e-8)
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_the_metric_equals_torchmetrics_on_the_same_states():
+def test_the_metric_equals_torchmetrics_on_the_same_images():
     generator = torch.Generator().manual_seed(0)
     real = torch.randint(0, 256, (200, 3, 2, 2), generator=generator, dtype=torch.uint8)
     fake = torch.randint(0, 200, (150, 3, 2, 2), generator=generator, dtype=torch.uint8)
@@ -90,24 +102,51 @@ def test_the_metric_equals_torchmetrics_on_the_same_states():
     for metric in (ours, theirs):
         metric.update(real, real=True)
         metric.update(fake, real=False)
-    assert float(ours.compute()) == pytest.approx(float(theirs.compute()), rel=1e-4)
+    assert float(ours.compute()) == pytest.approx(float(theirs.compute()), rel=1e-4)  # theirs answers in fp32
     assert float(ours.compute()) == pytest.approx(frechet_distance(Flat()(real), Flat()(fake)), rel=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_metrics_of_parts_merge_into_the_metric_of_the_whole():
-    images = torch.randint(
-        0, 256, (120, 3, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
-    whole, first, second = (FrechetDistance(Flat()) for _ in range(3))
-    whole.update(images[:60], real=True)
-    whole.update(images[60:], real=False)
-    first.update(images[:20], real=True)
-    first.update(images[60:100], real=False)
-    second.update(images[20:60], real=True)
-    second.update(images[100:], real=False)
-    first.merge_state(second)
-    assert float(first.compute()) == pytest.approx(float(whole.compute()), rel=1e-9)
+@pytest.mark.parametrize("n", [150, 10])  # more images than dimensions, and fewer
+def test_merged_from_four_shards_in_any_order_it_is_the_same_to_the_last_bit(n):
+    generator = torch.Generator().manual_seed(0)
+    real, fake = (torch.randn(n, 3, 2, 2, generator=generator) for _ in range(2))
+    whole = FrechetDistance(Flat())
+    whole.update(real, real=True)
+    whole.update(fake, real=False)
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        shards = []
+        for number in order:
+            shards.append(FrechetDistance(Flat()))
+            for row in range(number, n, 4):  # another order within a shard than in the whole
+                shards[-1].update(real[row : row + 1], real=True)
+                shards[-1].update(fake[row : row + 1], real=False)
+        for shard in shards[1:]:
+            shards[0].merge_state(shard)
+        assert torch.equal(shards[0].compute(), whole.compute())
+
+
+def test_the_order_of_rows_is_one_whatever_order_they_come_in():
+    rows = features(50)
+    assert torch.equal(in_one_order(rows), in_one_order(rows[torch.randperm(50)]))
+    assert torch.equal(in_one_order(rows).sort(0).values, rows.sort(0).values)
+
+
+def test_a_reset_metric_begins_anew():
+    metric = FrechetDistance(Flat())
+    metric.update(torch.rand(5, 3, 2, 2), real=True)
+    metric.reset()
+    assert len(metric.real) == 0
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(60, 60, 80), (90, 60, 70), (60, 90, 70), (120, 120, 100)])
+def test_many_dimensions_are_left_out_block_by_block(n, m, d):
+    real, fake = features(n, d, 1), features(m, d, 2, shift=0.2)
+    found = ReferenceFeatures(real)._distances_left_out(fake.double())
+    kept = [torch.from_numpy(blocks_of(len(side)) != 7) for side in (real, fake)]
+    slow = slow_distance(real[kept[0]].double().numpy(), fake[kept[1]].double().numpy())
+    assert found[7] == pytest.approx(slow, rel=1e-4)
+    assert len(found) == 25
 
 
 def test_too_few_images_are_refused():
