@@ -1,8 +1,9 @@
 """The path runs from data at t = 0 to noise at t = 1, straight."""
 
+import pytest
 import torch
 
-from fluxmodel.flow.objective import flow_matching_loss
+from fluxmodel.flow.objective import flow_matching_loss, pseudo_huber
 from fluxmodel.flow.path import data_estimate, interpolate, velocity
 
 DATA, NOISE = torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).unbind(0)
@@ -50,3 +51,19 @@ def test_the_loss_shows_the_network_x_t_and_t():
     flow_matching_loss(field, DATA, NOISE, t)
     assert torch.equal(seen[0][0], interpolate(DATA, NOISE, t))
     assert torch.equal(seen[0][1], t)
+
+
+def test_the_pseudo_huber_loss_takes_the_side_of_the_majority_where_the_square_takes_the_middle():
+    sides = torch.tensor([[0.0, 0.0]] * 6 + [[1.0, 1.0]] * 4)
+    places = torch.linspace(0, 1, 101)[:, None].expand(-1, 2)
+    squared = (places[:, None] - sides).square().mean(-1)
+    assert places[squared.mean(1).argmin()][0] == pytest.approx(0.4)
+    assert places[pseudo_huber(squared, 0.03).mean(1).argmin()][0] == pytest.approx(0.0, abs=0.04)
+
+
+def test_the_pseudo_huber_loss_is_quadratic_far_below_its_width_and_linear_far_above():
+    error = torch.tensor([1e-4, 10.0], dtype=torch.float64)
+    small, large = pseudo_huber(error.square(), 0.03).tolist()
+    assert small == pytest.approx(1e-8 / (2 * 0.03), rel=1e-4)
+    assert large == pytest.approx(10.0 - 0.03, rel=1e-4)
+    assert torch.equal(pseudo_huber(error, 0.0), error)
