@@ -20,6 +20,11 @@ _KINDS = {"added": "Added", "removed": "Removed", "recaptioned": "Captioned anew
 
 def changes_chapter(found: Comparison) -> str:
     """The chapter; one sentence where nothing is known of a side."""
+    if not found.changes.is_known and found.data is None:
+        said = (
+            "At least one of the two is no version of the registry, so what it was made of is not known here."
+        )
+        return section("changed", "lineage", "What changed", note(said))
     parts = [_data(found), *_made(found)]
     return section("changed", "lineage", "What changed", *parts)
 

@@ -32,7 +32,7 @@ def draw_comparison(found: Comparison, sides: tuple[Side, Side] | None) -> Image
     """The picture, as wide as `WIDTH`; without numbers and images where the two must not be compared."""
     parts = [_heading(found)]
     if sides is not None:
-        parts += [_numbers(found.numbers), _curves(sides), _pairs(found, sides)]
+        parts += [_numbers(found.numbers), _curves(found, sides), _pairs(found, sides)]
     parts = [part for part in parts if part is not None]
     canvas = Image.new("RGB", (WIDTH, sum(part.height for part in parts) + PAD), "white")
     top = 0
@@ -99,7 +99,7 @@ def _number_row(axes: Any, height: int, each: NumberRow) -> None:
     axes.text(1.56, height, interval, transform=left, va="center", ha="right", fontsize=9, color=FAINT)
 
 
-def _curves(sides: tuple[Side, Side]) -> Image.Image | None:
+def _curves(found: Comparison, sides: tuple[Side, Side]) -> Image.Image | None:
     """The first two metrics over the steps, the old version dashed."""
     new, old = (dict(side.document) for side in sides)
     if not (new.get("curves") and old.get("curves")):
@@ -115,6 +115,8 @@ def _curves(sides: tuple[Side, Side]) -> Image.Image | None:
         for number, name in enumerate(names):
             draw_panel(figure.add_subplot(1, 2, number + 1), new, name, old)
         figure.tight_layout(pad=2.4, w_pad=3)
+        said = f"solid: {found.new.label}, dashed: {found.old.label}"
+        figure.text(0.5, 0.01, said, ha="center", va="bottom", fontsize=9.5, color=FAINT)
         return _rendered(figure)
 
 

@@ -24,6 +24,7 @@ _NAMES = {
     "density": "density",
     "coverage": "coverage",
     "memorised": "memorised images",
+    "contrast": "contrast",
     "latency_ms": "time of one image",
     "peak_memory_mib": "peak memory",
 }
@@ -134,7 +135,10 @@ def _signed(row: Difference, value: float) -> str:
     if in_percent(row.name):
         return _rounded(100 * value, 1)
     largest = max(abs(each) for each in (row.difference, row.ci_low, row.ci_high) if each is not None)
-    return _rounded(value, 0 if largest >= 100 else 1 if largest >= 10 else 2 if largest >= 0.1 else 4)
+    return _rounded(
+        value,
+        0 if largest >= 100 else 1 if largest >= 10 else 2 if largest >= 1 else 3 if largest >= 0.01 else 5,
+    )
 
 
 def _rounded(value: float, digits: int) -> str:

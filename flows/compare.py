@@ -66,13 +66,20 @@ def print_comparison(found: Compared) -> None:
     from rich.table import Table
 
     from evaluation.versus_numbers import block_of
+    from evaluation.versus_words import plain_words
 
     told, console = found.comparison, Console()
     if told.numbers:
-        table = Table(*_heads(found)[:5], "", box=None, header_style="bold", pad_edge=False)
-        for each, cells in zip(told.numbers, number_cells(found), strict=True):
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for head in ("number", told.old.label, told.new.label, "difference, 95 %", ""):
+            table.add_column(head, no_wrap=head != "number")
+        for each, (words, old, new, by, interval, *_, mark) in zip(
+            told.numbers, number_cells(found), strict=True
+        ):
             if block_of(each.row.name) in _PRINTED:
-                table.add_row(*cells[:5], cells[-1])
+                table.add_row(
+                    words, old, new, f"{by.removesuffix(' points')}, {interval}" if interval else by, mark
+                )
         console.print(table)
     decision = told.decision
     console.print(
@@ -80,7 +87,7 @@ def print_comparison(found: Compared) -> None:
         markup=False,
     )
     for reason in decision.reasons:
-        console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {plain_words(reason)}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"\n{found.files['html']}\n{found.files['png']}", markup=False, highlight=False, soft_wrap=True
     )
@@ -121,7 +128,7 @@ def number_cells(found: Compared) -> list[tuple[str, ...]]:
                 interval_words(row),
                 p_words(each.p_holm),
                 f"{row.n:,}",
-                "" if each.mark == "none" else each.mark,
+                each.mark if each.mark in ("better", "worse", "same") else "",
             )
         )
     return rows

@@ -102,7 +102,12 @@ def find_side(home: Home, what: str, name: str = "") -> Version:
     """
     if Path(what).is_dir():
         directory = Path(what).resolve()
-        return Version(VersionAccount(label=directory.name), directory, None, f"{directory} is no version")
+        return Version(
+            VersionAccount(label=directory.name),
+            directory,
+            None,
+            f"{directory.name} is no version of the registry",
+        )
     given, _, which = what.rpartition("@")
     if "/" in what or not which:
         raise InputError(f"{what} is no directory; name one with an evaluation, or a version such as NAME@3.")

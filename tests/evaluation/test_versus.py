@@ -76,7 +76,10 @@ def test_the_difference_is_that_of_the_evaluations(found, judged):
     assert {"all_correct", "attr_acc", "fd", "extra_objects", "held_out/all_correct"} <= numbers.keys()
     for name, each in numbers.items():
         sign = -1 if new[name].direction == "lower" else 1
-        assert each.row.difference == pytest.approx(sign * (new[name].value - old[name].value), abs=1e-9)
+        values = new[name].value, old[name].value
+        assert values[0] is not None
+        assert values[1] is not None
+        assert each.row.difference == pytest.approx(sign * (values[0] - values[1]), abs=1e-9)
     assert numbers["all_correct"].mark == "better"
     assert all(each.p_holm >= each.row.p_value for each in found.numbers if each.row.p_value is not None)
 

@@ -129,7 +129,7 @@ def test_directories_are_compared_the_first_as_challenger(home, tmp_path, capfd)
     a, b = (write_evaluation(tmp_path / name, n > RIGHT) for name, n in (("a", 180), ("b", 120)))
     assert run_command(["compare", str(a), str(b)]) == 0
     said = " ".join(capfd.readouterr().out.split())
-    assert "images all correct 60.0 % 90.0 % +30.0 points +2" in said
+    assert "images all correct 60.0 % 90.0 % +30.0 points, +2" in said
     assert "against b, a would be: promote" in said
     found = compared(capfd, str(b), str(a))
     assert (found["verdict"], found["a"], found["mlflow_run_id"]) == ("reject", "b", "")
