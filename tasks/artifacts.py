@@ -13,6 +13,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -277,16 +278,11 @@ def link_or_copy(source: str, target: str) -> None:
 
 def _written(entry: dict[str, Any]) -> float:
     """When a file was written, by what its file system calls that; 0 where it does not say."""
-    value = (
-        entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or entry.get("created") or 0.0
-    )
-    return (
-        value.timestamp()
-        if hasattr(value, "timestamp")
-        else float(value)
-        if isinstance(value, int | float)
-        else 0.0
-    )
+    names = ("mtime", "LastModified", "updated", "created")
+    value: Any = next((entry[name] for name in names if entry.get(name)), 0.0)
+    if isinstance(value, int | float):
+        return float(value)
+    return value.timestamp() if isinstance(value, datetime) else 0.0
 
 
 def _stream_digest(stream) -> str:

@@ -107,6 +107,9 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         torch._foreach_copy_(average.average, saved["average"])
     part = world.slice(job.batch_size)
+    if start == 0 and job.samples.is_due(0, job.steps):
+        with averaged(model, optimizer, average):
+            yield Averaged(0)
 
     for step in range(start, job.steps):
         began = time.perf_counter()
