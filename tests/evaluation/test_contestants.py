@@ -246,6 +246,7 @@ def test_the_whole_evaluation_runs_on_each_and_compares_with_ours(
     assert found["all_correct"].challenger == pytest.approx(report.value("all_correct"))
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_a_contestant_has_to_be_asked_of_ours_too(
     pipeline, ours, scenes_dataset, evaluators, tmp_path
 ):
