@@ -281,8 +281,9 @@ def _needed(row: Difference, settings: GateSettings) -> str:
 
 def _first(rules: list[Rule], settings: GateSettings) -> GateDecision:
     """Without a champion the thresholds decide alone: clearly missed or clearly met, else inconclusive."""
-    asked = f"meets the {len(rules)} thresholds asked" if rules else "has no threshold to meet"
-    unmet = [rule for rule in rules if rule.verdict != "kept"]
+    judged = [rule for rule in rules if rule.verdict != "unmeasured"]
+    asked = f"meets the {len(judged)} thresholds asked" if judged else "has no threshold to meet"
+    unmet = [rule for rule in judged if rule.verdict != "kept"]
     verdict: Verdict = "promote"
     if unmet:
         verdict = "reject" if any(rule.verdict == "broken" for rule in unmet) else "inconclusive"

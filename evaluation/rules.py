@@ -188,11 +188,16 @@ def stored_latency_ratio(new: Measurement | None, old: Measurement | None) -> fl
 
 
 def threshold_rules(metrics: Mapping[str, Measurement], thresholds: Mapping[str, float]) -> list[Rule]:
-    """Values asked of the model itself, champion or not; what was not measured (a folder has no judge) asks nothing."""
+    """Values asked of the model itself, champion or not; what was not measured stops nothing: a folder has no judge."""
     rules = []
     for name, least in thresholds.items():
         measured = metrics.get(name)
         if measured is None or measured.value is None:
+            rules.append(
+                Rule(
+                    name=f"threshold {name}", asked=f"{least:.4g}", found="not measured", verdict="unmeasured"
+                )
+            )
             continue
         is_lower = measured.direction == "lower"
         sign, best = (-1, measured.ci_low) if is_lower else (1, measured.ci_high)

@@ -112,7 +112,9 @@ def promote(
     name: _Name = "",
     /,
     *,
-    version: Annotated[str, Parameter(help="Number or alias; default what waits for approval, else the challenger.")] = "",
+    version: Annotated[
+        str, Parameter(help="Number or alias; default what waits for approval, else the challenger.")
+    ] = "",
     force: Annotated[bool, Parameter(negative="", help="Promote even what the gate rejected.")] = False,
     reason: _Reason = "",
     as_json: _Json = False,
@@ -154,7 +156,9 @@ def gate(
     from flows.gate import print_decision, try_gate
 
     if not dry_run:
-        said = "It is `fluxline run` that lets the gate decide; to try it on stored evaluations, add --dry-run."
+        said = (
+            "It is `fluxline run` that lets the gate decide; to try it on stored evaluations, add --dry-run."
+        )
         raise InputError(said)
     decision = try_gate(challenger, champion, name, preset, settings)
     if as_json:

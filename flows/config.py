@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evaluation.gate_settings import GateSettings
 from fluxmodel.errors import InputError
 from fluxmodel.training_job import Precision
 
@@ -34,6 +35,10 @@ class PipelineConfig(BaseModel):
     precision: Precision = Field(
         default="auto",
         description="Of training: fp32, bf16, or auto, which takes bf16 where a probe shows it pays.",
+    )
+    gate: GateSettings = Field(
+        default=GateSettings(),
+        description="What a promotion needs; the preset's thresholds are asked as well.",
     )
 
     @property

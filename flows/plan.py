@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from evaluation.gate import GateSettings
+from evaluation.gate_settings import GateSettings
 from evaluation.settings import EvaluationSettings
 from flows.config import PipelineConfig
 from fluxmodel.data.curation_rules import CurationRules
+from fluxmodel.errors import InputError
 from fluxmodel.presets import PRESETS, Preset
 from fluxmodel.training_job import PairSettings, TrainingJob
 from tasks.caption import OwnCaptioner, identify_captioner
@@ -97,7 +98,9 @@ def make_plan(config: PipelineConfig) -> Plan:
         style_classifier=classifier,
         lora=lora,
         evaluation=EvaluationSettings.model_validate(preset.evaluation | judged),
-        gate=GateSettings(thresholds=preset.evaluation.get("thresholds", {})),
+        gate=config.gate.model_copy(
+            update={"thresholds": preset.evaluation.get("thresholds", {}) | config.gate.thresholds}
+        ),
         name=config.model_name,
     )
 
@@ -107,11 +110,29 @@ def _style(config: PipelineConfig, preset: Preset, source: DataSource, size: int
     if config.style == "none" or not (config.style or source.is_procedural):
         return None
     style = config.style or preset.style
-    if style.startswith("style:") and source.is_procedural:
-        name, _, query = style.partition("?")
-        fields = [field for field in query.split("&") if field and not field.startswith("level=")]
-        style = f"{name}?{'&'.join([f'level={level_of(source.data)}', *fields])}"
+    if style.startswith("style:"):
+        if config.trigger:
+            raise InputError(
+                f"trigger is {config.trigger!r}, but a drawn style has a word of its own; leave --trigger out, "
+                "or name a folder of captioned images by --style."
+            )
+        style = _at_level(style, source, is_typed=bool(config.style))
     return look_at_style(style, config.trigger, size)
+
+
+def _at_level(style: str, source: DataSource, is_typed: bool) -> str:
+    """Return a drawn style at the level of the data; another one that was typed is refused, for it cannot be had."""
+    if not source.is_procedural:
+        return style
+    level = level_of(source.data)
+    name, _, query = style.partition("?")
+    fields = [field for field in query.split("&") if field]
+    typed = [field for field in fields if field.startswith("level=")]
+    if is_typed and typed and typed[-1] != f"level={level}":
+        raise InputError(
+            f"style is {style!r}, but the data are of level {level}; leave {typed[-1]} out, or choose such data."
+        )
+    return f"{name}?{'&'.join([f'level={level}', *(field for field in fields if field not in typed)])}"
 
 
 def level_of(data: str) -> str:

@@ -290,6 +290,7 @@ def test_a_first_model_that_misses_a_threshold_unclearly_is_inconclusive(tmp_pat
         assert [rule.name for rule in decision.rules] == ["threshold all_correct"]
     both = decide(only, None, GateSettings(thresholds={"all_correct": 0.78, "fd": 1.0}))
     assert both.verdict == "inconclusive"
+    assert [rule.verdict for rule in both.rules] == ["open", "unmeasured"]
     assert "missed by less than its interval" in both.reasons[1]
 
 

@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from evaluation.gate_settings import GateSettings
 from flows.config import PipelineConfig
 from flows.plan import make_plan
 from fluxmodel.errors import InputError
@@ -57,6 +58,21 @@ def test_the_style_is_drawn_at_the_level_of_the_data():
     assert "level=full" not in plan.style.source
 
 
+def test_a_typed_level_that_is_the_datas_is_taken():
+    typed = PipelineConfig(data="procedural:shapes?level=lite&n=50&seed=0", style="style:glow?level=lite&n=8")
+    plan = make_plan(typed)
+    assert plan.style is not None
+    assert plan.style.source == "style:glow?level=lite&n=8"
+
+
+def test_the_gates_rules_are_the_presets_with_what_the_user_asks():
+    asked = {"needs_approval": True, "thresholds": {"all_correct": 0.9, "coverage": 0.5}}
+    plan = make_plan(PipelineConfig(preset="demo", gate=GateSettings.model_validate(asked)))
+    preset = PRESETS["demo"].evaluation.get("thresholds", {})
+    assert plan.gate.thresholds == preset | asked["thresholds"]
+    assert plan.gate.needs_approval
+
+
 def test_a_style_can_be_left_out():
     assert make_plan(PipelineConfig(style="none")).style is None
 
@@ -91,6 +107,15 @@ def test_another_guidance_changes_the_evaluation_alone_so_that_nothing_is_traine
         ({"preset": "huge"}, "preset is 'huge'"),
         ({"guidance": 0.5}, "guidance is 0.5"),
         ({"style": "style:unheard_of"}, "unheard_of"),
+        (
+            {"trigger": "catling"},
+            "trigger is 'catling', but a drawn style has a word of its own; leave --trigger",
+        ),
+        ({"style": "style:glow", "trigger": "catling"}, "trigger is 'catling', but a drawn style"),
+        (
+            {"style": "style:glow?level=lite&n=8", "data": "procedural:shapes?level=full&n=50"},
+            "but the data are of level full; leave level=lite out",
+        ),
         ({"captioner": "nowhere"}, "nowhere"),
     ],
 )
