@@ -1,5 +1,6 @@
 """Drawing images with a registered model."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path) -> list[DrawnI
     drawn = []
     for picture in pictures:
         prompt, seed = picture.recipe.prompt, picture.recipe.seed
-        path = out / f"{_slug(prompt)}-{seed}.png"
+        path = _place(out, prompt, seed)
         path.write_bytes(picture.png)
         drawn.append(DrawnImage(str(path), prompt, seed))
     return drawn
@@ -108,6 +109,24 @@ def find_lora(model: Path, lora: str) -> Path:
     names = sorted(place.name for place in (model / "loras").glob("*"))
     said = f"this model has {', '.join(names)}" if names else "this model has none"
     raise InputError(f"--lora {lora}: {said}; name one of its LoRAs, or the directory of another.")
+
+
+def _place(out: Path, prompt: str, seed: int) -> Path:
+    """Return the file of a prompt and seed: its own from before, or a new one; never what holds anything else."""
+    plain = out / f"{_slug(prompt)}-{seed}.png"
+    if not plain.exists() or _prompt_of(plain) == prompt:
+        return plain
+    digest = hashlib.sha256(prompt.encode()).hexdigest()[:12]
+    return out / f"{_slug(prompt)}-{digest}-{seed}.png"
+
+
+def _prompt_of(path: Path) -> str | None:
+    from fluxmodel.recipe import read_recipe
+
+    try:
+        return read_recipe(path).prompt
+    except InputError:  # someone else's file
+        return None
 
 
 def _slug(prompt: str) -> str:
