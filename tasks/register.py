@@ -159,4 +159,5 @@ def _verdict_tags(decision: GateDecision | None) -> dict[str, str]:
         return {}
     against = decision.champion.version if decision.champion else ""
     reasons = "\n".join(decision.reasons)[:4000]
-    return {"gate.verdict": decision.verdict, "gate.reasons": reasons, "gate.champion": against}
+    tags = {"gate.verdict": decision.verdict, "gate.reasons": reasons, "gate.champion": against}
+    return tags | {"gate.reevaluated.digest": decision.reevaluated}  # kept as long as the version is

@@ -152,8 +152,10 @@ def evaluated_again(monkeypatch):
 def test_a_champion_measured_on_other_data_is_evaluated_again_on_the_challengers(chain, evaluated_again):
     settings = GateSettings(max_rounds=1)
     chain.crown(100, settings)
-    better = chain.run(180, settings, data="more shapes")
+    better = chain.run(180, settings, data="more shapes", registers=True)
     assert (better.verdict, len(evaluated_again)) == ("promote", 1)
+    tags = registry.find_version(chain.home, NAME, "champion").tags
+    assert (tags["gate.champion"], tags["gate.reevaluated.digest"]) == ("1", better.reevaluated)
     assert evaluated_again[0]["settings"]["num_images"] == N
     assert better.reasons[-1] == "Version 1 was evaluated again on the challenger's terms (dataset)."
     made = [record for record in RunBook(chain.home).records() if record.identity.stage == STAGE]
