@@ -34,7 +34,7 @@ from tasks.served_model import write_mlmodel
 
 MIB = 1 << 20
 ASKED = {"prompt": "a large red circle middle center", "num_steps": 1}
-ROUNDS = 5
+ROUNDS = 10
 OURS, PEER = "/generate", "/invocations"
 
 
@@ -160,7 +160,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="fluxline serve beside mlflow models serve.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--model", default="", help="NAME@VERSION or directory; default the champion")
-    parser.add_argument("--requests", type=int, default=1000, help="requests to each server")
+    parser.add_argument("--requests", type=int, default=2000, help="requests to each server, in ten turns")
     parser.add_argument("--concurrency", type=int, default=200, help="of them at once")
     arguments = parser.parse_args()
     try:
@@ -193,8 +193,8 @@ def _measure(directory: Path, requests: int, concurrency: int) -> tuple[Side, Si
         for side in sides:
             side.warm(concurrency, concurrency)
         alone = statistics.median(ask(ports[0], OURS, sides[0].body(i)).seconds for i in range(20))
-        for _ in range(ROUNDS):
-            for side in sides:
+        for turn in range(ROUNDS):
+            for side in sides if turn % 2 else sides[::-1]:
                 side.load(requests // ROUNDS, concurrency)
         for side in sides:
             side.after = resident(side.process)

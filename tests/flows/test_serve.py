@@ -5,8 +5,10 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
@@ -128,6 +130,8 @@ def test_a_png_comes_as_it_is_where_it_is_asked_for(server):
         ([{"prompt": "a"}], 422, ""),
         ("{", 400, ""),
         (b"\xff\xfe", 400, ""),
+        ("[" * MOST_BYTES, 400, ""),
+        ('{"prompt": "a", "seed": ' + "9" * 5000 + "}", 400, ""),
         ("", 422, ""),
         ("x" * (MOST_BYTES + 1), 413, ""),
     ],
@@ -154,6 +158,25 @@ def test_the_page_and_what_it_needs_come_from_here_alone(server):
     health = json.loads(server.get("/health")[1])
     assert (health["status"], health["waiting"], health["models"]) == ("ok", 0, [str(server.model)])
     assert server.get("/nothing")[0] == 404
+
+
+def test_nobody_is_drawn_for_who_has_left(server):
+    drawn = json.loads(server.get("/health")[1])["drawn"]
+    with ThreadPoolExecutor(1) as client:
+        slow = client.submit(server.generate, variant="base", num_steps=50, num_images=16)
+        while not json.loads(server.get("/health")[1])["waiting"]:
+            assert not slow.done()
+        body = json.dumps({"prompt": PROMPT}).encode()
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", server.port)) as leaving:
+                head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                leaving.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+                while json.loads(server.get("/health")[1])["waiting"] < 2 and not slow.done():
+                    time.sleep(0.01)
+        assert slow.result()[0] == 200
+    while json.loads(server.get("/health")[1])["waiting"]:
+        time.sleep(0.01)
+    assert json.loads(server.get("/health")[1])["drawn"] == drawn + 1
 
 
 @pytest.mark.slow
@@ -218,6 +241,9 @@ def page(server, chromium):
     here, faults = f"http://127.0.0.1:{server.port}/", []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+
+        def elsewhere(url: str) -> list[str]:
+            return [] if url.startswith((here, "data:")) else [url]
 
         def open_page(width: int):
             shown = browser.new_page(viewport={"width": width, "height": 900})

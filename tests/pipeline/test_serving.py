@@ -33,7 +33,7 @@ def test_fluxline_serve_answers_with_the_bytes_of_generate(finished, generated):
     command, _, outcome, _ = finished
     process = command.start("serve", "--port", str(free_port(8700)))
     told = process.stdout.readline()
-    port = int(re.search(r"127\.0\.0\.1:(\d+)", told)[1])
+    port = int(re.findall(r"127\.0\.0\.1:(\d+)", told)[0])
     good, bad = ask(port, "/generate", ASKED), ask(port, "/generate", ASKED | {"lora": "charcoal"})
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
