@@ -12,6 +12,7 @@ from . import report_story as story
 from .closing import closing_figures
 from .page import contents, page
 from .report_captions import captions as captions_chapter
+from .report_coverage import coverage
 from .report_gate import verdict as verdict_chapter
 from .report_lora import lora as lora_chapter
 from .report_steps import few_steps
@@ -68,6 +69,7 @@ def write_report(
         verdict_chapter(decided, _read(registration, "registration.json")),
         evidence.groups(document),
         evidence.baselines(document),
+        coverage(document),
         evidence.judge(document),
         evidence.stages(stages),
         evidence.identity(document, facts or {}),

@@ -14,6 +14,10 @@ _SHARES = (
     "retrieval",
     "detector_attr_acc",
     "detector_agreement",
+    "precision",
+    "recall",
+    "coverage",
+    "memorised",
 )
 # Distances below this are rounding.
 _TINY = 1e-9
@@ -36,6 +40,8 @@ def number(name: str, value: float | None) -> str:
         return f"{value:.1%}"
     if name == "latency_ms":
         return f"{value:.0f} ms"
+    if name == "peak_memory_mib":
+        return f"{value:,.0f} MiB"
     if name == "clip":
         return f"{value:.1f}"
     return "0" if abs(value) < _TINY else f"{value:#.3g}".replace("e-0", "e-").rstrip(".")

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from .compare import Difference
 
-_NO_SHARES = ("clip", "fd", "kid", "mind", "latency_ms", "peak_memory_mib", "nearest_distance", "contrast")
+_NO_SHARES = (
+    "clip",
+    "fd",
+    "kid",
+    "mind",
+    "density",
+    "latency_ms",
+    "peak_memory_mib",
+    "nearest_distance",
+    "contrast",
+)
 
 
 def is_share(name: str) -> bool:

@@ -66,7 +66,8 @@ def test_the_page_is_whole_and_asks_nothing_of_the_outside(evaluated):
     assert len(ids) == len(set(ids))
     assert outline.headings[1:] == [
         "What it learned from", "What it draws", "How many steps it takes", "Other ways of asking",
-        "Where it is strong and weak", "Floors and ceilings", "Can the judge be trusted?", "What these numbers are",
+        "Where it is strong and weak", "Floors and ceilings", "Does it draw all of them?",
+        "Can the judge be trusted?", "What these numbers are",
     ]  # fmt: skip
 
 
@@ -156,7 +157,8 @@ def test_a_run_is_told_in_the_order_of_its_stages(told):
     assert outline.headings[1:] == [
         "What it learned from", "What the images are called", "What it draws", "Straightening",
         "How many steps it takes", "Other ways of asking", "A style from a few images", "The verdict",
-        "Where it is strong and weak", "Floors and ceilings", "Can the judge be trusted?", "How the run went",
+        "Where it is strong and weak", "Floors and ceilings", "Does it draw all of them?",
+        "Can the judge be trusted?", "How the run went",
         "What these numbers are",
     ]  # fmt: skip
     ids = re.findall(r'<section id="([^"]+)"', told.read_text())

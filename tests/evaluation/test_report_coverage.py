@@ -1,0 +1,36 @@
+from evaluation.report_coverage import coverage
+
+
+def metric(name, value, low, high):
+    return {"name": name, "value": value, "ci_low": low, "ci_high": high, "n": 100, "method": ""}
+
+
+DOCUMENT = {
+    "metrics": [
+        metric("precision", 0.9, 0.85, 0.95),
+        metric("coverage", 0.31, 0.25, 0.37),
+        metric("mind", 4.5, 4, 5),
+    ],
+    "baselines": {"real_against_real": {"coverage": metric("coverage", 0.97, 0.95, 0.99)}},
+    "nearest": {"num_training": 19000, "of_real": 0.009, "nearer_than_real": 0.62},
+}
+
+
+def test_coverage_stands_beside_the_real_images():
+    text = coverage(DOCUMENT)
+    assert "31.0%" in text
+    assert "97.0%" in text
+    assert "recall</th>" not in text
+    assert "by heart" not in text
+
+
+def test_what_is_learnt_by_heart_is_told_with_what_chance_would_give():
+    document = DOCUMENT | {"metrics": [*DOCUMENT["metrics"], metric("memorised", 0.05, 0.03, 0.08)]}
+    text = coverage(document)
+    assert "5.0% (3.0 to 8.0) of its images" in text
+    assert "19,000 training images" in text
+    assert "62%" in text
+
+
+def test_an_older_evaluation_has_no_such_section():
+    assert coverage({"metrics": [metric("fd", 1, 0, 2)], "baselines": {}}) == ""
