@@ -158,14 +158,33 @@ def stages(run: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def drawn_as(contestant: Mapping[str, Any]) -> str:
+    """How a pipeline of other making was drawn, in a line."""
+    cut = contestant["truncated_prompts"]
+    return (
+        f"{contestant['family']} ({contestant['pipeline']} of diffusers {contestant['diffusers']}, "
+        f"{contestant['solver']}) at {contestant['size']} pixels; safety checker off; "
+        f"{cut or 'no'} prompts cut at {contestant['max_tokens']} tokens"
+    )
+
+
 def identity(document: Mapping[str, Any], facts: Mapping[str, str]) -> str:
     """What the numbers were measured on and with."""
-    said = "Numbers compare only with numbers whose lines here are the same, but for the model."
+    said = "Numbers compare only with numbers whose lines here are the same, but for the model"
+    contestant = document.get("contestant")
+    said += (
+        ", and its solver, size and precision where it is a pipeline of other making." if contestant else "."
+    )
     cost = document["cost"]
     lines = {**facts, **document["identity"]}
     lines["cost"] = (
         f"{cost['seconds']:.0f} s for {cost['images']:,} images, {cost['peak_memory_mib']:,} MiB at most"
     )
+    if cost.get("parts"):
+        parts = (f"{name} {seconds:.1f} s" for name, seconds in cost["parts"].items() if seconds >= 0.1)
+        lines["where the time went"] = ", ".join(parts)
+    if contestant:
+        lines["drawn as"] = drawn_as(contestant)
     items = "".join(
         f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(str(value))}</dd>"
         for name, value in lines.items()

@@ -21,8 +21,12 @@ _SHOWN = {
     "retrieval": "own caption found",
     "clip": "CLIP score",
     "fd": "Frechet distance",
-    "latency_ms": "ms an image",
+    "latency_ms": "one image",
 }
+_WORTH_TELLING = 0.1
+"""Seconds below which a part of an evaluation is not told."""
+_FILE_WIDTH = 160
+"""Columns of a table that goes to a file."""
 
 
 def judge_models(models: list[str], like: str, asked: Asked, out: Path | None) -> dict[str, Any]:
@@ -85,49 +89,76 @@ def sorted_by(results: list[dict[str, Any]]) -> str:
 
 
 def print_results(found: dict[str, Any]) -> None:
-    """Print one model's figures, or the table of several; and where each report is and its time went."""
+    """Print the table of several models, the best first, and the figures, report and time of each."""
     from rich.console import Console
-    from rich.table import Table
 
     results = found["evaluations"]
-    names = [name for name in _SHOWN if any(name in result["metrics"] for result in results)]
-    table = Table("", "steps", *(_SHOWN[name] for name in names), box=None, header_style="bold")
-    for result in results:
-        head = result["headline"]
-        steps = f"{head['steps']}" + (f", guidance {head['guidance']:g}" if head["guidance"] != 1 else "")
-        table.add_row(result["model"], steps, *(_cell(name, result["metrics"].get(name)) for name in names))
     console = Console()
-    console.print(table)
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
     if len(results) > 1:
-        console.print(
-            f"\nSorted by {_SHOWN[found['sorted_by']]}; 95 % intervals below each figure.", highlight=False
-        )
+        console.print(_table(results, found["sorted_by"]))
+        console.print(f"\nSorted by {_SHOWN[found['sorted_by']]}, with its 95 % interval.", highlight=False)
     for result in results:
-        _print_details(console, result)
+        lines = _details(result)
+        width = max(map(len, lines))
+        console.print()
+        for label, value in lines.items():
+            console.print(f"{label:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_details(console: Any, result: dict[str, Any]) -> None:
-    parts = [f"{name} {seconds:.1f} s" for name, seconds in result["parts"].items() if seconds >= 0.05]
-    lines = {
-        "model": result["model"],
-        "report": result["report"],
-        "time": f"{result['seconds']:.1f} s: " + ", ".join(parts),
-    }
+def _table(results: list[dict[str, Any]], key: str) -> Any:
+    """A row a model: the metric it is sorted by with its interval, and the others."""
+    from rich.table import Table
+
+    names = [name for name in _SHOWN if name != key and any(name in result["metrics"] for result in results)]
+    table = Table("", "steps", _SHOWN[key], *(_SHOWN[name] for name in names), box=None, header_style="bold")
+    for result in results:
+        metrics = result["metrics"]
+        cells = [_said(key, metrics[key]), *(_said(name, metrics.get(name), bare=True) for name in names)]
+        table.add_row(Path(result["directory"]).name, _point(result["headline"]), *cells)
+    return table
+
+
+def _details(result: dict[str, Any]) -> dict[str, str]:
+    """What there is to say of one model, by label."""
+    from evaluation.report_evidence import drawn_as
+
+    lines = {"model": result["model"], "point": _point(result["headline"])}
+    metrics = result["metrics"]
+    lines |= {words: _said(name, metrics[name]) for name, words in _SHOWN.items() if name in metrics}
     if result["groups"]:
         rows = [(row["group"], row.get("geneval") or row.get("all_correct")) for row in result["groups"]]
-        lines["groups"] = ", ".join(f"{name} {_percent(each)}" for name, each in rows if each)
-    if (contestant := result["contestant"]) is not None:
-        lines["drawn"] = (
-            f"{contestant['family']} ({contestant['pipeline']}, {contestant['solver']}) "
-            f"at {contestant['size']} pixels, safety checker off, "
-            f"{contestant['truncated_prompts']} prompts cut at {contestant['max_tokens']} tokens"
+        lines["groups"] = ", ".join(
+            f"{name} {each['value']:.0%} of {each['n']}" for name, each in rows if each
         )
-    for name, reason in result["skipped"].items():
-        lines[f"no {name}"] = reason
-    console.print()
-    width = max(map(len, lines))
-    for label, value in lines.items():
-        console.print(f"{label:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
+    if result["contestant"] is not None:
+        lines["drawn"] = drawn_as(result["contestant"])
+    lines |= {f"no {name}": reason for name, reason in result["skipped"].items()}
+    parts = [
+        f"{name} {seconds:.1f} s" for name, seconds in result["parts"].items() if seconds >= _WORTH_TELLING
+    ]
+    lines["time"] = f"{result['seconds']:.1f} s: " + ", ".join(parts)
+    lines["report"] = result["report"]
+    return lines
+
+
+def _point(head: dict[str, Any]) -> str:
+    return f"{head['steps']}" + (
+        f", guidance {head['guidance']:g}" if head["guidance"] != 1 else ", unguided"
+    )
+
+
+def _said(name: str, metric: dict[str, Any] | None, bare: bool = False) -> str:
+    """A metric in words, with its interval unless `bare`."""
+    from evaluation.report_numbers import number
+
+    if metric is None or metric["value"] is None:
+        return "-"
+    if bare or metric["ci_low"] is None:
+        return number(name, metric["value"])
+    low, high = (number(name, metric[end]).removesuffix("%") for end in ("ci_low", "ci_high"))
+    return f"{number(name, metric['value'])} ({low} to {high})"
 
 
 def _places(below: Path, models: list[str], out: Path | None) -> dict[str, Path]:
@@ -146,18 +177,3 @@ def _places(below: Path, models: list[str], out: Path | None) -> dict[str, Path]
 def _rank(result: dict[str, Any], key: str) -> float:
     metric = result["metrics"][key]
     return metric["value"] if metric["direction"] == "lower" else -metric["value"]
-
-
-def _cell(name: str, metric: dict[str, Any] | None) -> str:
-    from evaluation.report_numbers import number
-
-    if metric is None or metric["value"] is None:
-        return "-"
-    said = number(name, metric["value"])
-    if metric["ci_low"] is None:
-        return said
-    return f"{said}\n{number(name, metric['ci_low'])} to {number(name, metric['ci_high'])}"
-
-
-def _percent(interval: dict[str, Any]) -> str:
-    return f"{interval['value']:.0%} of {interval['n']}"

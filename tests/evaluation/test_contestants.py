@@ -238,7 +238,11 @@ def test_the_whole_evaluation_runs_on_each_and_compares_with_ours(
     }
     assert report.document["contestant"]["safety_checker"].startswith("off")
     assert report.document["contestant"]["truncated_prompts"] == 0
-    assert report.html.read_text().count("<h1>") == 1
+    page = report.html.read_text()
+    assert page.count("<h1>") == 1
+    assert f"{FAMILIES[name].name} (" in page
+    assert "safety checker off; no prompts cut at" in page
+    assert "where the time went" in page
     head = report.document["headline"]
     assert (head["steps"], head["curve"] == "base_guided") == (1, FAMILIES[name].guidance > 1)
     found = compare_evaluations(report.directory, ours.directory)

@@ -25,6 +25,7 @@ def result(model: str, **metrics: dict) -> dict:
     }
     return {
         "model": model,
+        "directory": f"/some/{model}",
         "headline": head,
         "metrics": metrics,
         "report": f"{model}/report.html",
@@ -74,11 +75,11 @@ def test_one_model_and_several_are_printed_with_intervals(capsys):
     said = capsys.readouterr().out
     assert said.index("one") < said.index("two")
     assert "62.0%" in said
-    assert "52.0% to" in said
-    assert "Sorted by images all correct" in said
+    assert "62.0% (52.0 to 72.0)" in said
+    assert "Sorted by images all correct, with its 95 % interval." in said
     assert "two/report.html" in said
     assert "3.0 s: drawing images 2.9 s" in said
-    assert "no clip  too weak" in said
+    assert " ".join(said.split()).count("no clip too weak") == 2
 
 
 @pytest.fixture
