@@ -121,7 +121,8 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 .figure{padding:.8rem}.figure b{font-size:1.5rem}
 dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.6rem}section{margin-top:3.2rem}
 .card{grid-template-columns:4.5rem minmax(0,1fr)}.card img{width:4.5rem;height:4.5rem}
-.tiles.small{grid-template-columns:repeat(4,1fr)}}
+.tiles.small{grid-template-columns:repeat(4,1fr)}.duos{grid-template-columns:1fr 1fr;gap:1.2rem 1rem}
+.worded td:first-child{white-space:normal}.duo figcaption{font-size:.76rem}}
 @media print{main{max-width:none;padding:0}h2{break-after:avoid}figure,.figure{break-inside:avoid}}
 """
 

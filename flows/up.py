@@ -69,7 +69,8 @@ def _serve(home: Home, servers: list[Server], stop: threading.Event) -> None:
         stepped = "" if server.url.endswith(f":{usual}") else f"  (port {usual} was taken)"
         print(f"{server.name:<8}{server.url}{stepped}")
     print(
-        "Deployment pipeline/pipeline is served: press Run in Prefect, or use `fluxline run`. Ctrl-C stops all.",
+        "Deployments pipeline/pipeline and compare/compare are served: press Run in Prefect, or use `fluxline run` and "
+        "`fluxline compare`. Ctrl-C stops all.",
         flush=True,
     )
     try:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from evaluation.compare import SUBJECT, read_side
 from evaluation.gate import FILE
@@ -14,15 +15,18 @@ from evaluation.identity import differing_fields
 from evaluation.versus import Comparison, Version, compare_versions, write_comparison
 from evaluation.versus_changes import VersionAccount
 from evaluation.versus_data import Learned
+from evaluation.versus_words import plain_words
 from fluxmodel.errors import ArtifactError, InputError
 from tasks import registry, tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.cards import read_json
 from tasks.home import Home
 from tasks.lineage import account_of
+from tasks.links import PAGE
 
 FOLDER = "comparisons"
 _TAG = "comparison"
+_HEAD = "\n\n## Compared\n\n"
 
 
 @dataclass(frozen=True)
@@ -211,16 +215,32 @@ def _log(home: Home, found: Comparison, files: dict[str, Path]) -> str:
     tracking.log_metrics(home, run_id, metrics)
     for path in files.values():
         tracking.client(home).log_artifact(run_id, str(path))
-    said = "\n".join([f"{found.title}: **{found.decision.verdict}**", "", *found.decision.reasons])
-    tracking.describe(home, run_id, said)
+    said = "\n".join(
+        [f"{found.title}: **{found.decision.verdict}**", "", *map(plain_words, found.decision.reasons)]
+    )
+    tracking.describe(home, run_id, f"{said}\n\n{' '.join(map(_version_link, (old, new)))}")
     tracking.close_run(home, run_id, "FINISHED")
-    link = tracking.run_url(home, run_id) or f"run {run_id}"
+    page = f"#/experiments/{tracking.experiment_id(home)}/runs/{run_id}/artifacts/{files['html'].name}{PAGE}"
     for account, other in ((old, new), (new, old)):
-        version = registry.RegisteredVersion(account.name, account.version, {})
-        tag = (
-            f"{_TAG}.{other.version}"
-            if other.name == account.name
-            else f"{_TAG}.{other.name}.{other.version}"
-        )
-        registry.set_tags(home, version, {tag: link})
+        _link(home, account, other, page, found.decision.verdict)
     return run_id
+
+
+def _version_link(account: VersionAccount) -> str:
+    return f"[{account.label}](#/models/{quote(account.name)}/versions/{account.version})"
+
+
+def _link(home: Home, account: VersionAccount, other: VersionAccount, page: str, verdict: str) -> None:
+    """Link a version to a comparison: in a tag, and below its description, where MLflow makes links of Markdown."""
+    uri = tracking.tracking_uri(home)
+    label = other.label if other.name == account.name else f"{other.name} {other.label}"
+    tag = f"{_TAG}.{label.removeprefix('version ').replace(' version ', '.')}"
+    version = registry.find_version(home, account.name, account.version)
+    registry.set_tags(home, version, {tag: f"{uri.rstrip('/')}/{page}" if uri.startswith("http") else page})
+    client = tracking.client(home)
+    told = client.get_model_version(account.name, account.version).description or ""
+    card, _, listed = told.partition(_HEAD)
+    lines = [line for line in listed.splitlines() if line and not line.startswith(f"- [with {label}]")]
+    text = card + _HEAD + "\n".join([*lines, f"- [with {label}]({page}): {verdict}"])
+    if len(text) <= registry.MAX_DESCRIPTION:
+        client.update_model_version(account.name, account.version, description=text)

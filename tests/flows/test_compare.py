@@ -1,6 +1,7 @@
 """The verb compare, as a user types it, over a real MLflow registry (SQLite)."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -112,8 +113,15 @@ def test_the_comparison_is_a_run_that_both_versions_link_to(home, capfd):
     logged = {each.path for each in tracking.client(home).list_artifacts(found["mlflow_run_id"])}
     assert {"comparison.html", "comparison.png"} <= logged
     for one, other in (("1", "2"), ("2", "1")):
-        tags = registry.find_version(home, NAME, one).tags
-        assert found["mlflow_run_id"] in tags[f"comparison.{other}"]
+        page = f"runs/{found['mlflow_run_id']}/artifacts/comparison.html?workflowType=machine_learning"
+        assert registry.find_version(home, NAME, one).tags[f"comparison.{other}"].endswith(page)
+        told = tracking.client(home).get_model_version(NAME, one).description
+        assert re.fullmatch(
+            rf"\n\n## Compared\n\n- \[with version {other}\]\(#/experiments/\d+/{page}\): reject", told
+        )
+    compared(capfd, "1", "2")
+    told = tracking.client(home).get_model_version(NAME, "1").description
+    assert told.count("with version 2") == 1
 
 
 def test_what_is_incomparable_leaves_with_three_and_names_the_field(home, capfd):
