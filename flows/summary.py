@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tasks.gate import WAITING
 from tasks.home import Home
 
 
@@ -40,10 +41,12 @@ def print_summary(home: Home, outcome: dict[str, Any]) -> None:
 
 
 def _verdict(outcome: dict[str, Any]) -> list[tuple[str, str]]:
-    """The gate's answer with its first reason; no line without a gate."""
+    """The gate's answer with its first reason, and whether it waits for a person; no line without a gate."""
     if not outcome.get("verdict"):
         return []
-    return [("verdict", ": ".join([outcome["verdict"], *outcome.get("reasons", [])[:1]]))]
+    reasons = outcome.get("reasons", [])
+    waits = [("approval", reason) for reason in reasons if reason.startswith(WAITING)]
+    return [("verdict", ": ".join([outcome["verdict"], *reasons[:1]])), *waits]
 
 
 def _registered(outcome: dict[str, Any]) -> str:

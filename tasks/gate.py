@@ -30,7 +30,7 @@ from tasks.run_key import RunBook
 from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext, StageRun
 
-PENDING = "It waits for a person's approval: `fluxline promote {name}`."
+WAITING = "It waits for a person's approval: "
 
 
 def _against(home: Home, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _asking(decision: GateDecision, champion: registry.RegisteredVersion | None)
     is_move = decision.rules or champion is None
     if decision.verdict != "promote" or not decision.settings.needs_approval or not is_move:
         return decision
-    reasons = [*decision.reasons, PENDING.format(name=decision.name)]
+    reasons = [*decision.reasons, f"{WAITING}`fluxline promote {decision.name}`."]
     return decision.model_copy(update={"approval": "pending", "reasons": reasons})
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from flows.outcome import PipelineOutcome, _write_report
 from flows.summary import print_summary
+from tasks.gate import WAITING
 
 
 def outcome(**more):
@@ -27,6 +28,11 @@ def outcome(**more):
             },
             ["verdict  promote: Shown better.", "m version 3, aliases challenger and champion"],
             ["Second."],
+        ),
+        (
+            {"verdict": "promote", "reasons": ["Shown better.", f"{WAITING}`fluxline promote m`."]},
+            ["approval It waits for a person's approval: `fluxline promote m`."],
+            [],
         ),
         ({"aliases": ["challenger"]}, ["m version 3, alias challenger"], ["verdict"]),
         ({}, ["m version 3"], ["alias", "verdict"]),

@@ -1,5 +1,7 @@
 """The gate, and what people do with versions after it, in the real chain."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -20,17 +22,28 @@ def test_a_run_that_differs_by_its_seed_moves_no_champion_but_a_person_may(again
     assert (first["verdict"], first["model_version"]) == ("promote", "1")
     assert aliases(again) == {"champion": "1", "challenger": "1"}
 
-    stages, second, _ = again.pipeline("--seed", "1")
+    # Judged on fewer prompts than the champion was, which is therefore evaluated again on the same ones.
+    stages, second, _ = again.pipeline("--seed", "1", "--num-images", "60")
     assert ran(stages) == ["train", "rectify", "finetune", "evaluate", "gate", "register"]
     assert second["model_version"] == "2"
     assert second["verdict"] in ("inconclusive", "reject")
-    assert second["reasons"]
+    assert any(
+        "Version 1 was evaluated again on the challenger's terms (" in why for why in second["reasons"]
+    )
     assert aliases(again) == {"champion": "1", "challenger": "2"}
+    decision = json.loads((again.artifact(stages["gate"]) / "decision.json").read_text())
+    assert decision["primary"]["n"] == 60 * decision["num_seeds"]
+    if (
+        second["verdict"] == "inconclusive"
+    ):  # further noise was drawn up to the limit, and both were timed in turn
+        assert decision["num_seeds"] == 8
+        assert "in turn" in next(rule for rule in decision["rules"] if rule["name"] == "latency")["found"]
+        assert (again.artifact(stages["gate"]) / "duel" / "challenger.parquet").is_file()
 
     compared, _ = again.run("compare", "2", "1", "--json")
     assert (compared["a"], compared["b"]) == ("2", "1")
-    assert compared["verdict"] == second["verdict"]
-    assert compared["primary"]["n"] == 64
+    assert compared["verdict"] in ("inconclusive", "reject")  # on the stored rows, without further noise
+    assert compared["primary"]["n"] == 60
     elsewhere = write_evaluation(tmp_path / "elsewhere", np.ones(64))
     _, err = again.run("compare", "2", str(elsewhere), "--json", code=3)
     assert err.startswith("fluxline: ")
