@@ -12,20 +12,25 @@ from tasks.cards import numbers, read_json
 from tasks.run_key import RunRecord, StageIdentity
 from tasks.tracking import MetricPoint, flat
 
-# Few: MLflow writes all of a run's parameters above each of its images.
 _SETTINGS = {
     "train": {
         "steps": "job.steps",
         "batch_size": "job.batch_size",
         "learning_rate": "job.optimizer.learning_rate",
         "hidden_size": "job.model.hidden_size",
-        "depth": "job.model.depth",
     },
     "rectify": {"steps": "job.steps", "num_pairs": "pairs.num"},
     "finetune": {"steps": "job.steps", "style": "style.source"},
     "evaluate": {"num_images": "settings.num_images", "guidance": "settings.guidance"},
 }
 _WRAPPERS = ("job.", "settings.", "source.")
+# MLflow writes all of a run's parameters above each of its images, which leaves these no room: what a network's ends
+# or the machine fix, and what hardly anyone varies, stands in the run's record.json alone.
+_UNSAID = frozenset({
+    "kind", "part", "threads", "world_size", "model.in_channels", "model.out_channels", "model.vec_in_dim",
+    "model.context_in_dim", "model.axes_dim", "model.guidance_embed", "optimizer.betas", "optimizer.clip_norm",
+    "optimizer.decay_fraction", "optimizer.warmup_steps", "sampler.image_size",
+})  # fmt: skip
 _CURVE_NUMBERS = ("attr_acc", "all_correct", "retrieval", "fd", "kid", "clip", "undecided", "latency_ms")
 
 
@@ -37,20 +42,25 @@ def headline_settings(lineage: Sequence[RunRecord]) -> dict[str, Any]:
         if stage == "curate":
             found["data"] = parameters.get("source", {}).get("data", "")
         if stage == "train":
-            found["seed"] = record.identity.seed
+            found["train.seed"] = record.identity.seed
         for name, path in _SETTINGS.get(stage, {}).items():
             found[f"{stage}.{name}"] = _at(parameters, path)
     return {name: value for name, value in found.items() if value not in (None, "")}
 
 
 def stage_settings(identity: StageIdentity) -> dict[str, str]:
-    """Return a stage's settings as MLflow's parameters: one level, without the wrapper that holds most of them."""
+    """Return a stage's settings as MLflow's parameters: one level, without the wrapper that holds most of them.
+
+    The few that nobody asks for are left out.
+    """
     plain = flat({**identity.parameters, "seed": identity.seed})
     found: dict[str, str] = {}
     for name, value in plain.items():
         if value in (None, ""):
             continue
         short = next((name.removeprefix(w) for w in _WRAPPERS if name.startswith(w)), name)
+        if short in _UNSAID:
+            continue
         said = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         found[name if short in found or (short != name and short in plain) else short] = said
     return found

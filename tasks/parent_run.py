@@ -117,7 +117,9 @@ class PipelineRun:
         """Log the headline, so that runs compare in MLflow's own tables and charts, and the way to everything else."""
         home, run_id = self.home, self.mlflow_run_id
         records = [record for key in summary.run_keys if (record := RunBook(home).read(key)) is not None]
-        tracking.log_run(home, run_id, params=headline_settings(records))
+        settings = headline_settings(records)
+        settings.pop("train.seed", None)  # the run's own
+        tracking.log_run(home, run_id, params=settings)
         tracking.log_metrics(home, run_id, headline_metrics(summary.evaluation))
         points = curve_points(summary.evaluation, _PARENT_NUMBERS)
         curve = next(

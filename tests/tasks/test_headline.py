@@ -80,7 +80,7 @@ def record(stage: str, parameters: dict, digest: str = "d" * 64, **rest) -> RunR
 
 LINEAGE = [
     record("curate", {"source": {"data": "procedural:shapes"}}, gave="9 of 10 images kept"),
-    record("train", {"job": {"steps": 40, "model": {"depth": 2}}}, metrics={"parameters": 1000.0}),
+    record("train", {"job": {"steps": 40, "model": {"hidden_size": 64}}}, metrics={"parameters": 1000.0}),
     record("rectify", {"job": {"steps": 20}, "pairs": {"num": 64}}),
 ]
 
@@ -120,7 +120,7 @@ def test_sliders_open_at_the_image_a_curve_is_judged_by(evaluation):
 def test_settings_are_flat_and_short_without_meeting():
     identity = StageIdentity(
         stage="train",
-        parameters={"job": {"steps": 4, "betas": [0.9, 0.99], "none": None}, "settings": {"steps": 2}, "x": ""},
+        parameters={"job": {"steps": 4, "betas": [0.9, 0.99], "none": None, "threads": 2}, "settings": {"steps": 2}},
         upstream={}, seed=7, code={},
     )  # fmt: skip
     assert stage_settings(identity) == {
@@ -131,7 +131,7 @@ def test_settings_are_flat_and_short_without_meeting():
     }
     told = headline_settings(LINEAGE)
     assert told == {
-        "data": "procedural:shapes", "seed": 3, "train.steps": 40, "train.depth": 2, "rectify.steps": 20,
+        "data": "procedural:shapes", "train.seed": 3, "train.steps": 40, "train.hidden_size": 64, "rectify.steps": 20,
         "rectify.num_pairs": 64,
     }  # fmt: skip
 
