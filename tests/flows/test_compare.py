@@ -117,7 +117,8 @@ def test_the_comparison_is_a_run_that_both_versions_link_to(home, capfd):
         assert registry.find_version(home, NAME, one).tags[f"comparison.{other}"].endswith(page)
         told = tracking.client(home).get_model_version(NAME, one).description
         assert re.fullmatch(
-            rf"\n\n## Compared\n\n- \[with version {other}\]\(#/experiments/\d+/{page}\): reject", told
+            rf"\n\n## Compared\n\n- \[with version {other}\]\(#/experiments/\d+/{re.escape(page)}\): reject",
+            told,
         )
     compared(capfd, "1", "2")
     told = tracking.client(home).get_model_version(NAME, "1").description
@@ -133,11 +134,28 @@ def test_what_is_incomparable_leaves_with_three_and_names_the_field(home, capfd)
     assert "all correct" not in said.out
 
 
+def test_a_champion_that_the_gate_evaluated_again_is_compared_on_those_terms(home, tmp_path, capfd):
+    again = ArtifactStore(home).put(
+        write_evaluation(tmp_path / "again", RIGHT < 100, judge="another"), "evaluation"
+    )
+    (tmp_path / "made").mkdir()
+    decision = {"champion": {"name": NAME, "version": "2"}, "reevaluated": again.digest}
+    (tmp_path / "made" / "decision.json").write_text(json.dumps(decision))
+    ref = ArtifactStore(home).put(tmp_path / "made", "decision")
+    version = registry.find_version(home, NAME, "3")
+    registry.set_tags(home, version, {"gate.digest": ref.digest, "gate.run_key": "unknown"})
+    found = compared(capfd, "2", "3")
+    assert (found["primary"]["champion"], found["primary"]["challenger"]) == (0.5, 0.6)
+    page = Path(found["files"]["html"]).read_text()
+    assert "Version 2 was evaluated again on the terms of version 3 by its gate (judge)." in page
+    assert run_command(["compare", "1", "3"]) == 3  # of that one there is no other evaluation
+
+
 def test_directories_are_compared_the_first_as_challenger(home, tmp_path, capfd):
     a, b = (write_evaluation(tmp_path / name, n > RIGHT) for name, n in (("a", 180), ("b", 120)))
     assert run_command(["compare", str(a), str(b)]) == 0
     said = " ".join(capfd.readouterr().out.split())
-    assert "images all correct 60.0 % 90.0 % +30.0 points, +2" in said
+    assert "images all correct 60.0 % 90.0 % +30.0, +2" in said
     assert "against b, a would be: promote" in said
     found = compared(capfd, str(b), str(a))
     assert (found["verdict"], found["a"], found["mlflow_run_id"]) == ("reject", "b", "")
