@@ -13,6 +13,8 @@ from tasks.run_key import RunBook, RunRecord
 FILE = "record.json"
 """What a stage's run in MLflow keeps of it: settings, inputs, seed, code, environment."""
 _KEY = ".run_key"
+_NO_SETTINGS = ("champion", "name")
+"""Parameters that name what a stage is about, and set nothing."""
 
 
 def log_record(home: Home, run_id: str, record: RunRecord) -> None:
@@ -50,7 +52,7 @@ def _stage(home: Home, tags: dict[str, str], stage: str) -> StageAccount:
         return StageAccount(digest=tags.get(f"{stage}.digest", ""), url=url)
     known = record.identity
     return StageAccount(
-        parameters=known.parameters,
+        parameters={name: each for name, each in known.parameters.items() if name not in _NO_SETTINGS},
         upstream=known.upstream,
         seed=known.seed,
         code=known.code,

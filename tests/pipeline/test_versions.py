@@ -1,6 +1,7 @@
 """The gate, and what people do with versions after it, in the real chain."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,12 +41,25 @@ def test_a_run_that_differs_by_its_seed_moves_no_champion_but_a_person_may(again
         assert "in turn" in next(rule for rule in decision["rules"] if rule["name"] == "latency")["found"]
         assert (again.artifact(stages["gate"]) / "duel" / "challenger.parquet").is_file()
 
-    compared, _ = again.run("compare", "2", "1", "--json")
+    compared, _ = again.run("compare", "2", "1", "--json", "--out", str(tmp_path / "compared"))
     assert (compared["a"], compared["b"]) == ("2", "1")
     assert compared["verdict"] in ("inconclusive", "reject")  # on the stored rows, without further noise
     assert compared["primary"]["n"] == 60
+    made = compared["changes"]
+    assert made["settings"][0] == {
+        "stages": ["train", "rectify", "finetune"],
+        "name": "seed",
+        "old": 0,
+        "new": 1,
+    }
+    assert "settings.num_images" in [each["name"] for each in made["settings"]]
+    assert (made["is_known"], made["code"], made["environment"]) == (True, [], [])
+    assert compared["data"]["unchanged"] == compared["data"]["num_old"] == compared["data"]["num_new"]
+    page = Path(compared["files"]["html"]).read_text()
+    assert page.count('class="duo"') >= 24
+    assert "It was not recorded" not in page
     elsewhere = write_evaluation(tmp_path / "elsewhere", np.ones(64))
-    _, err = again.run("compare", "2", str(elsewhere), "--json", code=3)
+    _, err = again.run("compare", "2", str(elsewhere), "--json", "--out", str(tmp_path / "other"), code=3)
     assert err.startswith("fluxline: ")
 
     why = ["--version", "2", "--reason", "its circles please me"]
