@@ -185,7 +185,11 @@ class Contestant:
         # Generators stay on the CPU: the same seed is the same noise whatever draws it.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         limit = {"max_sequence_length": self.family.max_tokens} if self.family.max_tokens else {}
-        with _quiet():
+        full = _told_when_full(
+            f"{len(prompts)} images of {self.size} pixels by {self.family.name}",
+            "lower --batch-size, then --size",
+        )
+        with _quiet(), full:
             made = self.pipe(
                 prompts,
                 height=self.size,
@@ -294,7 +298,9 @@ def _load(directory: Path, family: Family) -> tuple[Any, str]:
         if "safety_checker" in index:
             absent["requires_safety_checker"] = False
         if index["_class_name"] == "StableDiffusionXLPipeline":
-            absent["add_watermarker"] = False  # it would change pixels, and only where its package is installed
+            absent["add_watermarker"] = (
+                False  # it would change pixels, and only where its package is installed
+            )
         try:
             pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
                 directory,
@@ -308,7 +314,8 @@ def _load(directory: Path, family: Family) -> tuple[Any, str]:
             said = " ".join(str(error).split())[:300]
             raise InputError(f"{directory}: diffusers cannot load this pipeline ({said}).") from error
         pipe.set_progress_bar_config(disable=True)
-        pipe.to("cuda" if cuda else "cpu")
+        with _told_when_full(family.name, "choose a smaller model, or a larger GPU"):
+            pipe.to("cuda" if cuda else "cpu")
     return pipe, str(dtype).removeprefix("torch.")
 
 
@@ -325,6 +332,14 @@ def _native_size(pipe: Any) -> int:
     unet = getattr(pipe, "unet", None)
     side = pipe.default_sample_size if unet is None else unet.config.sample_size
     return int(side if isinstance(side, int) else side[0]) * pipe.vae_scale_factor
+
+
+@contextmanager
+def _told_when_full(what: str, cure: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"The GPU's memory does not hold {what}; {cure}.") from error
 
 
 @contextmanager

@@ -88,10 +88,11 @@ def straightness_of(
 ) -> dict[str, Any] | None:
     """Measure the first prompts before and after Reflow, on the same noise; None where there is nothing to measure.
 
-    Before: the base as it taught, guided, and for its own sake unguided. After: the rectified network, unguided.
+    A single step is straight by itself. Before: the base as it taught, guided, and for its own sake unguided. After:
+    the rectified network, unguided.
     """
     num = min(settings.num_paths, len(asked))
-    if not num or not isinstance(sampler.pipe(""), TextToImage):
+    if not num or settings.steps[-1] == 1 or not isinstance(sampler.pipe(""), TextToImage):
         return None
     base = "" if variants[0] == "base" else "base"
     where = [("base_guided", base, settings.guidance), ("base_unguided", base, 1.0)]

@@ -140,6 +140,19 @@ def test_prompts_beyond_the_tokens_are_counted(pipeline, name, limit):
     assert contestant.record()["truncated_prompts"] == 1
 
 
+def test_a_full_gpu_is_one_sentence_with_the_cure(pipeline, monkeypatch):
+    contestant = Contestant.from_directory(pipeline("sd"), 32)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(type(contestant.pipe), "__call__", full)
+    with pytest.raises(
+        InputError, match="does not hold 2 images of 32 pixels by Stable Diffusion; lower --batch-size"
+    ):
+        contestant.sample(PROMPTS[:2], num_steps=1, guidance=1.0, seeds=SEEDS[:2])
+
+
 def _spoilt(source: Path, target: Path, spoil) -> Path:
     shutil.copytree(source, target)
     spoil(target)
