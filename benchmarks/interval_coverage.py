@@ -80,7 +80,7 @@ def shares(scores: np.ndarray, prompts: int, noises: int, trials: int) -> float:
     """Return the coverage of Wilson's interval, seeds taken in turn."""
     seeds = itertools.cycle(scores)
     return held(
-        (wilson(int((drawn := seed[where]).sum()), drawn.size), seed.mean())
+        (wilson(int((drawn := seed[where]).sum()), drawn.size), float(seed.mean()))
         for seed, where in zip(seeds, draws(scores.shape, prompts, noises, trials), strict=False)
     )
 
@@ -90,7 +90,7 @@ def means(scores: np.ndarray, prompts: int, noises: int, trials: int) -> float:
     names = [str(prompt) for prompt in range(prompts) for _ in range(noises)]
     seeds = itertools.cycle(scores)
     return held(
-        (clustered_bootstrap(seed[where].ravel(), names), seed.mean())
+        (clustered_bootstrap(seed[where].ravel(), names), float(seed.mean()))
         for seed, where in zip(seeds, draws(scores.shape, prompts, noises, trials), strict=False)
     )
 

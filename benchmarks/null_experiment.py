@@ -9,9 +9,10 @@ pool null    every night one of the eight, prompts drawn with replacement; the c
              gate judges models, not recipes: a seed that is truly better is rightly promoted.
 power        as in the sharp null, but as many of the challenger's wrong images set right as make +3 points
 
-A night is a multinomial draw over the histogram of per-prompt sums at the four looks. With z its sum over the root of
-its summed squares, p <= exp(-z^2 / 2) (Hoeffding 1963), which settles the nights beyond `CLEAR`; between `SCREEN`
-and `CLEAR` the exact test is computed; that no p-value below `SCREEN` is small enough is checked on nights around it.
+`TOGETHER` nights share one order of noise (and tossed ones one resampling of prompts), and go to different years.
+With z a night's sum over the root of its summed squares, p <= exp(-z^2 / 2) (Hoeffding 1963), which settles the
+nights beyond `CLEAR`; between `SCREEN` and `CLEAR` the exact test is computed; that no p-value below `SCREEN` is
+small enough is checked on nights around it.
 Run: python -m benchmarks.null_experiment [--years 2000] --json
 """
 
@@ -21,7 +22,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -35,7 +36,7 @@ from evaluation.rules import primary_rule
 from evaluation.statistics import sign_flip_exact
 
 NIGHTS, POINTS, SCREEN, CLEAR = 365, 0.03, 3.2, 4.8
-ORDERS, CHUNK, POWER_NIGHTS, CHECKED = 32, 1000, 1120, 280
+TOGETHER, POWER_NIGHTS, CHECKED = 64, 1120, 280
 BUDGET = Budget()
 LOOKS = np.array(BUDGET.rounds)
 SHARES = {
@@ -45,14 +46,6 @@ SHARES = {
 }
 """Ways to share one gate's alpha among its looks; the second is evaluation/budget.py's."""
 CHOSEN = "shares by information"
-
-
-@dataclass(frozen=True)
-class Cells:
-    """What one prompt may contribute: its sums at the looks [cells, looks], and how likely each is."""
-
-    sums: np.ndarray
-    share: np.ndarray
 
 
 def main() -> int:
@@ -116,65 +109,65 @@ def about(pool: Pool) -> dict[str, float]:
     }
 
 
-def cells_of(
-    champion: np.ndarray, challenger: np.ndarray, seed: int, tossed: bool, gain: float = 0.0, top: int = 1
-) -> Cells:
-    """Return the histogram of one prompt's sums, challenger less champion, over prompts and orders of noise.
+def sums_of(
+    old: np.ndarray,
+    new: np.ndarray,
+    rng: np.random.Generator,
+    gain: float = 0.0,
+    top: int = 1,
+    resampled: bool = True,
+) -> np.ndarray:
+    """Resample prompts and shuffle their noise; return each prompt's sum, new less old, at the looks [prompts, looks].
 
     Args:
-        champion: scores [prompts, noises], integers up to `top`.
-        challenger: the same.
-        seed: of the orders, tosses and gains.
-        tossed: whether each prompt tosses a coin for which model is the challenger.
-        gain: rise of the challenger's mean score, as a share of `top`, by setting wrong ones right at random.
+        old: scores [prompts, noises], integers up to `top`.
+        new: the same of the other seed.
+        rng: draws everything.
+        gain: by how much the challenger is better, as a share of `top`, its wrong ones being set right at random.
+            With a gain each prompt first tosses a coin for which seed is the challenger.
         top: the best score.
+        resampled: whether prompts are drawn with replacement, or taken once each.
     """
-    rng, parts = np.random.default_rng([seed, tossed]), []
-    for _ in range(ORDERS):
-        order = rng.permuted(np.tile(np.arange(champion.shape[1]), (len(champion), 1)), axis=1)
-        old, new = (np.take_along_axis(each, order, 1) for each in (champion, challenger))
-        if tossed:
-            swap = rng.random((len(old), 1)) < 0.5
-            old, new = np.where(swap, new, old), np.where(swap, old, new)
-        if gain:
-            new = new + rng.binomial(top - new, min(1.0, gain * top / (top - new).mean()))
-        parts.append((new - old).cumsum(1)[:, LOOKS - 1])
-    sums = np.concatenate(parts)
-    if tossed and not gain:
-        sums = np.concatenate([sums, -sums])  # exactly even, not by luck of the tosses
-    cells, counts = np.unique(sums, axis=0, return_counts=True)
-    return Cells(cells, counts / counts.sum())
+    prompts = rng.integers(len(old), size=len(old)) if resampled else np.arange(len(old))
+    order = rng.random((len(old), old.shape[1])).argsort(1)
+    old, new = (np.take_along_axis(each[prompts], order, 1) for each in (old, new))
+    if gain:
+        swap = rng.random((len(old), 1)) < 0.5
+        old, new = np.where(swap, new, old), np.where(swap, old, new)
+        new = new + rng.binomial(top - new, min(1.0, gain * top / (top - new).mean()))
+    return (new - old).cumsum(1)[:, LOOKS - 1]
 
 
-def p_values(
-    cells: Cells, nights: int, prompts: int, rng: np.random.Generator, screened: bool = True
-) -> np.ndarray:
-    """Draw nights and return their one-sided p-values [nights, looks]; 1 where the screen says it is large."""
-    values, done = np.ones((nights, len(LOOKS))), 0
-    for size in [CHUNK] * (nights // CHUNK) + [nights % CHUNK]:
-        counts = rng.multinomial(prompts, cells.share, size=size)
-        score = counts @ cells.sums / np.sqrt(np.maximum(1, counts @ cells.sums**2))
-        part = np.where(score > CLEAR, np.exp(-(score**2) / 2), 1.0)
-        for night, look in np.argwhere((score > SCREEN) & (score <= CLEAR) if screened else score > -np.inf):
-            part[night, look] = sign_flip_exact(np.repeat(cells.sums[:, look], counts[night]))[0]
-        values[done : done + size] = part
-        done += size
-    return values
+def p_values(sums: np.ndarray, weights: np.ndarray, screened: bool = True) -> np.ndarray:
+    """Return one-sided p-values [nights, looks]; 1 where the screen says that they are large.
+
+    Args:
+        sums: of each prompt at the looks, [prompts, looks].
+        weights: how each night takes each prompt, [nights, prompts]: how often, or with which sign.
+        screened: whether the exact test is spared where it is not needed.
+    """
+    floats, factors = sums.astype(np.float32), weights.astype(np.float32)
+    score = (factors @ floats) / np.sqrt(np.maximum(1, np.abs(factors) @ floats**2))
+    p = np.where(score > CLEAR, np.exp(-(score.astype(float) ** 2) / 2), 1.0)
+    asked = (score > SCREEN) & (score <= CLEAR) if screened else score > -np.inf
+    for night, look in np.argwhere(asked):
+        times = weights[night]
+        p[night, look] = sign_flip_exact(np.repeat(np.sign(times) * sums[:, look], np.abs(times)))[0]
+    return p
 
 
 def sharp_null(scores: np.ndarray, years: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the year [n] and the p-values [n, looks] of every night that came near a promotion."""
-    rng, prompts = np.random.default_rng(1), scores.shape[1]
-    pairs = list(itertools.combinations(range(len(scores)), 2))
-    pair_of = rng.integers(len(pairs), size=years * NIGHTS)
+    rng, pairs = np.random.default_rng(1), list(itertools.combinations(scores, 2))
     year, found = [], []
-    for number, (old, new) in enumerate(pairs):
-        nights = np.flatnonzero(pair_of == number)
-        p = p_values(cells_of(scores[old], scores[new], number, tossed=True), len(nights), prompts, rng)
-        near = p.min(1) < 1
-        year.append(nights[near] // NIGHTS)
+    for start in range(0, years * NIGHTS, TOGETHER):
+        sums = sums_of(*pairs[rng.integers(len(pairs))], rng)
+        p = p_values(sums, 2 * rng.integers(2, size=(TOGETHER, len(sums)), dtype=np.int8) - 1)
+        near = np.flatnonzero(p.min(1) < 1)
+        year.append((start + near) % years)
         found.append(p[near])
-    return np.concatenate(year), np.concatenate(found)
+    year, found = np.concatenate(year), np.concatenate(found)
+    return year, found
 
 
 def is_promoted(p: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
@@ -192,7 +185,8 @@ def pool_null(scores: np.ndarray, years: int) -> tuple[int, int]:
     """Return the number of years with a false promotion, and of true promotions in all years."""
     rng, truth = np.random.default_rng(2), scores.mean((1, 2))
     outcomes = {
-        pair: promotions(scores, *pair, rng) for pair in itertools.permutations(range(len(scores)), 2)
+        pair: promotions(scores[pair[0]], scores[pair[1]], rng)
+        for pair in itertools.permutations(range(len(scores)), 2)
     }
     champion, erred, right = rng.integers(len(scores), size=years), np.zeros(years, bool), 0
     for _ in range(NIGHTS):
@@ -206,26 +200,23 @@ def pool_null(scores: np.ndarray, years: int) -> tuple[int, int]:
     return int(erred.sum()), int(right)
 
 
-def promotions(scores: np.ndarray, old: int, new: int, rng: np.random.Generator) -> Iterator[bool]:
+def promotions(old: np.ndarray, new: np.ndarray, rng: np.random.Generator) -> Iterator[bool]:
     """Yield, night after night without end, whether one seed is promoted over another."""
-    cells = cells_of(scores[old], scores[new], 100 + old * len(scores) + new, tossed=False)
+    num = len(old)
+    every = num * np.arange(TOGETHER)[:, None]
     while True:
-        p = p_values(cells, CHUNK // 5, scores.shape[1], rng)
-        yield from is_promoted(p, SHARES[CHOSEN]).any(1).tolist()
+        sums = sums_of(old, new, rng, resampled=False)
+        drawn = rng.integers(num, size=(TOGETHER, num)) + every
+        times = np.bincount(drawn.ravel(), minlength=TOGETHER * num).reshape(TOGETHER, num)
+        yield from (bool(each.any()) for each in is_promoted(p_values(sums, times), SHARES[CHOSEN]))
 
 
 def power_nights(scores: np.ndarray, top: int) -> np.ndarray:
     """Return p-values [nights, looks] of challengers that are +3 points better and differ like two seeds."""
-    rng, pairs = np.random.default_rng(3), list(itertools.permutations(range(len(scores)), 2))
-    each = -(-POWER_NIGHTS // len(pairs))
-    return np.concatenate(
-        [
-            p_values(
-                cells_of(scores[old], scores[new], number, True, POINTS, top), each, scores.shape[1], rng
-            )
-            for number, (old, new) in enumerate(pairs)
-        ]
-    )
+    rng, pairs = np.random.default_rng(3), itertools.cycle(itertools.permutations(scores, 2))
+    once = np.ones((1, scores.shape[1]), np.int64)
+    nights = (sums_of(*next(pairs), rng, POINTS, top) for _ in range(POWER_NIGHTS))
+    return np.concatenate([p_values(sums, once) for sums in nights])
 
 
 def power_of(p: np.ndarray, shares: tuple[float, ...]) -> dict[str, float]:
@@ -260,15 +251,15 @@ def forecast(scores: np.ndarray, top: int) -> dict[str, float]:
 
 
 def check_screen(scores: np.ndarray) -> int:
-    """Return on how many nights near the screen it hid a p-value that some budget would have taken."""
-    rng, disagree = np.random.default_rng(5), 0
-    for number, (old, new) in enumerate(itertools.combinations(range(len(scores)), 2)):
-        cells = cells_of(scores[old], scores[new], number, True, POINTS / 2)
-        state = rng.bit_generator.state
-        screened = p_values(cells, CHECKED // 28, scores.shape[1], rng)
-        rng.bit_generator.state = state
-        exact = p_values(cells, CHECKED // 28, scores.shape[1], rng, screened=False)
-        disagree += int(((exact <= BUDGET.gate_alpha) != (screened <= BUDGET.gate_alpha)).any(1).sum())
+    """Return on how many nights near the screen it hid or changed a decision at some look."""
+    rng, pairs = np.random.default_rng(5), itertools.cycle(itertools.combinations(scores, 2))
+    once, disagree = np.ones((1, scores.shape[1]), np.int64), 0
+    for _ in range(CHECKED):
+        sums = sums_of(*next(pairs), rng, POINTS / 2)
+        exact, screened = (
+            is_promoted(p_values(sums, once, screened=each), SHARES[CHOSEN]) for each in (False, True)
+        )
+        disagree += bool((exact != screened).any())
     return disagree
 
 

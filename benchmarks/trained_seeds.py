@@ -2,7 +2,7 @@
 
 What the simulations of the gate resample: eight seeds x 1000 prompts x 8 noise seeds a prompt, of either kind:
 
-    rectified   Reflow's students of a home's base network, for 120 steps on 2000 pairs, drawing in one step
+    rectified   Reflow's students of a home's base network, for 60 steps on 2000 pairs, drawing in one step
     base        base networks from scratch, for 600 steps, drawing in two unguided steps
 
 Both train shorter than the preset's. The verdicts are kept in results/trained_seeds_KIND.npz (under 1 MB);
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tasks.home import Home
 
 SEEDS, NOISES, PROMPTS, PAIRS = 8, 8, 1000, 2000
-STEPS = {"rectified": 120, "base": 600}
+STEPS = {"rectified": 60, "base": 600}
 DRAW_STEPS = {"rectified": 1, "base": 2}
 
 

@@ -16,29 +16,26 @@ def seeds():
     return (ability > 0).astype(np.int64)
 
 
-def test_a_tossed_prompt_is_as_likely_for_as_against(seeds):
-    cells = null_experiment.cells_of(seeds[0], seeds[1], seed=0, tossed=True)
-    share = {tuple(sums): each for sums, each in zip(cells.sums, cells.share, strict=True)}
-    assert sum(share.values()) == pytest.approx(1)
-    assert all(share[tuple(-np.array(sums))] == each for sums, each in share.items())
+def mean_sum(*arguments, **more):
+    rng = np.random.default_rng(1)
+    return np.mean([null_experiment.sums_of(*arguments, rng, **more).mean(0) for _ in range(400)], axis=0)
 
 
-def test_the_challenger_gains_as_many_points_as_asked(seeds):
-    cells = null_experiment.cells_of(seeds[0], seeds[1], seed=0, tossed=True, gain=0.03)
-    assert cells.share @ cells.sums[:, -1] / 8 == pytest.approx(0.03, abs=0.01)
+def test_the_challenger_gains_as_many_points_as_asked_and_the_toss_takes_away_the_rest(seeds):
+    gained = mean_sum(seeds[0], seeds[1], gain=0.05) / null_experiment.LOOKS
+    assert gained == pytest.approx(np.full(4, 0.05), abs=0.012)
 
 
-def test_a_night_without_tosses_differs_by_the_pool(seeds):
-    cells = null_experiment.cells_of(seeds[0], seeds[1], seed=0, tossed=False)
-    assert cells.share @ cells.sums[:, -1] / 8 == pytest.approx(seeds[1].mean() - seeds[0].mean())
+def test_a_night_without_a_gain_differs_by_the_pool(seeds):
+    found = mean_sum(seeds[0], seeds[1]) / null_experiment.LOOKS
+    assert found == pytest.approx(np.full(4, seeds[1].mean() - seeds[0].mean()), abs=0.012)
 
 
 def test_screened_p_values_are_the_exact_ones_wherever_they_are_small(seeds):
-    cells = null_experiment.cells_of(seeds[0], seeds[2], seed=1, tossed=True, gain=0.08)
-    screened, exact = (
-        null_experiment.p_values(cells, 60, 60, np.random.default_rng(2), screened=each)
-        for each in (True, False)
-    )
+    rng = np.random.default_rng(2)
+    sums = null_experiment.sums_of(seeds[0], seeds[2], rng, gain=0.08)
+    times = rng.multinomial(60, np.full(60, 1 / 60), size=60)
+    screened, exact = (null_experiment.p_values(sums, times, screened=each) for each in (True, False))
     small = null_experiment.BUDGET.gate_alpha
     assert ((screened <= small) == (exact <= small)).all()
     assert (exact <= small).any()
@@ -67,9 +64,9 @@ def sum_binomial(most, n, share):
     return stats.binom.cdf(most, n, share)
 
 
-def test_sums_of_a_night_are_tested_as_sums(seeds):
-    difference = (seeds[1] - seeds[0]).sum(1)
-    cells = null_experiment.Cells(difference[:, None].repeat(4, 1), np.full(60, 1 / 60))
-    p = null_experiment.p_values(cells, 1, 60, np.random.default_rng(0), screened=False)
-    counts = np.random.default_rng(0).multinomial(60, cells.share)
-    assert p[0, 0] == pytest.approx(sign_flip_exact(np.repeat(difference, counts))[0])
+def test_a_night_takes_prompts_as_often_or_with_such_a_sign_as_it_says(seeds):
+    sums = null_experiment.sums_of(seeds[0], seeds[1], np.random.default_rng(0))
+    weights = np.array([np.tile([1, -1], 30), np.tile([2, 0], 30)])
+    p = null_experiment.p_values(sums, weights, screened=False)
+    assert p[0, 0] == sign_flip_exact(sums[:, 0] * weights[0])[0]
+    assert p[1, 3] == sign_flip_exact(np.repeat(sums[::2, 3], 2))[0]
