@@ -48,12 +48,14 @@ legend{float:left;padding:0;margin-right:.5rem}
 .slide{display:grid;grid-template-columns:5.2rem minmax(0,1fr) 2.6rem;gap:.6rem;align-items:center}
 .slide select{grid-column:2/-1;padding:.3rem .5rem}
 .slide output{text-align:right;font-variant-numeric:tabular-nums;font-weight:650}
+.hint{justify-self:start;font-size:.85rem;padding:.25rem .7rem;color:var(--blue)}
 .frame{aspect-ratio:1;margin:.5rem 0 0;display:grid;gap:.4rem;
 background:var(--tint);border-radius:.5rem;overflow:hidden;
 grid-template-columns:repeat(var(--columns,1),1fr);transition:opacity .15s}
 .frame[aria-busy=true]:not(.empty){opacity:.55}.frame.stale{opacity:.3}
 .frame.empty{place-items:center;color:var(--soft);text-align:center;padding:1rem;font-size:.95rem}
-.frame a{display:block;min-width:0;border-radius:.3rem;overflow:hidden}
+.frame a{display:block;min-width:0;border-radius:.3rem;overflow:hidden;outline-offset:-3px}
+.frame a:not(:focus-visible){outline:1px solid #8884;outline-offset:-1px}
 .frame img{display:block;width:100%;aspect-ratio:1;object-fit:contain;image-rendering:pixelated}
 .told{margin:.5rem 0 0;font-size:.88rem;color:var(--soft);font-variant-numeric:tabular-nums;min-height:1.5em}
 .error{margin:.5rem 0 0;color:var(--bad);font-size:.92rem;overflow-wrap:anywhere}
@@ -83,6 +85,7 @@ _SIDE = """<section class="side" aria-label="SIDE">
 <div class="slide" id="scale-row-ID" hidden><label for="scale-ID">LoRA scale</label>
 <input id="scale-ID" type="range" min="0" max="2" step="0.1" value="1" data-field="lora_scale">
 <output id="scale-out-ID"></output></div>
+<button type="button" class="hint" id="trigger-ID" hidden></button>
 </div>
 </section>"""
 
@@ -147,9 +150,9 @@ function adapt(side) {
   $('steps-' + side).value = usual.num_steps;
   $('guidance-' + side).value = usual.guidance;
   const lora = $('lora-' + side), before = lora.value;
-  lora.replaceChildren(option('', 'no LoRA'), ...model.loras.map(name => option(name, name)));
-  lora.value = model.loras.includes(before) ? before : '';
-  $('lora-row-' + side).hidden = !model.loras.length;
+  lora.replaceChildren(option('', 'no LoRA'), ...Object.keys(model.loras).map(name => option(name, name)));
+  lora.value = before in model.loras ? before : '';
+  $('lora-row-' + side).hidden = lora.options.length < 2;
   show(side);
 }
 
@@ -157,7 +160,10 @@ function show(side) {
   $('steps-out-' + side).value = $('steps-' + side).value;
   $('guidance-out-' + side).value = $('guidance-' + side).value;
   $('scale-out-' + side).value = $('scale-' + side).value;
-  $('scale-row-' + side).hidden = !$('lora-' + side).value;
+  const lora = $('lora-' + side).value, trigger = chosen(side).model.loras[lora];
+  $('scale-row-' + side).hidden = !lora;
+  $('trigger-' + side).hidden = !trigger || $('prompt').value.toLowerCase().includes(trigger.toLowerCase());
+  $('trigger-' + side).textContent = `Add “in ${trigger}” to the prompt: the word that calls this style`;
 }
 
 function request(side) {
@@ -220,6 +226,7 @@ async function draw(side) {
 
 function drawBoth() {
   hasDrawn = true;
+  sides.forEach(show);
   $('error').hidden = true;
   document.querySelectorAll('[aria-invalid]').forEach(each => each.removeAttribute('aria-invalid'));
   sides.forEach(draw);
@@ -243,7 +250,12 @@ async function begin() {
   $('next').onclick = () => { $('seed').value = Math.floor(Math.random() * 1e6); drawBoth(); };
   $('seed').onchange = () => hasDrawn && drawBoth();
   document.querySelectorAll('[name=images]').forEach(each => each.onchange = () => hasDrawn && drawBoth());
+  $('prompt').oninput = () => sides.forEach(show);
   sides.forEach(side => {
+    $('trigger-' + side).onclick = () => {
+      $('prompt').value = `${$('prompt').value.trim()} in ${chosen(side).model.loras[$('lora-' + side).value]}`;
+      drawBoth();
+    };
     $('model-' + side).onchange = () => { adapt(side); if (hasDrawn) draw(side); };
     for (const name of ['steps', 'guidance', 'scale', 'lora']) {
       $(`${name}-${side}`).oninput = () => show(side);

@@ -51,7 +51,7 @@ class DrawingModel:
         self.variants = {self.index.name: Variant(**pipe.index.model_dump(include=set(Variant.model_fields)))}
         self.variants |= self.index.variants
         self._pipes = {self.index.name: pipe}
-        self.loras = sorted(place.parent.name for place in self.directory.glob("loras/*/lora.json"))
+        self.loras = {p.parent.name: _trigger(p) for p in sorted(self.directory.glob("loras/*/lora.json"))}
         self.digest = _digest(self.directory)
         self._with_lora = lru_cache(maxsize=MERGED_LORAS)(self._merge)
 
@@ -171,6 +171,14 @@ def _digest(directory: Path) -> str:
     try:
         return str(json.loads((directory / "manifest.json").read_text())["digest"])
     except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _trigger(about: Path) -> str:
+    """The word that calls a LoRA's style; empty where it needs none."""
+    try:
+        return str(json.loads(about.read_text()).get("trigger", ""))
+    except (OSError, ValueError, AttributeError):
         return ""
 
 

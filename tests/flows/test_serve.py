@@ -248,9 +248,7 @@ def page(server, chromium):
         def open_page(width: int):
             shown = browser.new_page(viewport={"width": width, "height": 900})
             shown.on("pageerror", lambda error: faults.append(str(error)))
-            shown.on(
-                "request", lambda asked: asked.url.startswith((here, "data:")) or faults.append(asked.url)
-            )
+            shown.on("request", lambda asked: faults.extend(elsewhere(asked.url)))
             shown.goto(here)
             shown.wait_for_selector("#model-b option", state="attached")
             return shown

@@ -38,7 +38,7 @@ def write_lora(model, name, seed):
     folder = model / "loras" / name
     folder.mkdir(parents=True)
     save_lora(network, folder)
-    (folder / "lora.json").write_text(f'{{"name": "{name}"}}')
+    (folder / "lora.json").write_text(f'{{"name": "{name}", "trigger": "soft{name}"}}')
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,10 @@ def test_a_lora_and_its_scale_change_the_image_and_zero_does_not(model):
 
     assert len({drawn(), drawn(lora="wash"), drawn(lora="ink"), drawn(lora="wash", lora_scale=2.0)}) == 4
     assert drawn(lora="wash", lora_scale=0.0) == drawn()
+
+
+def test_a_loras_trigger_word_is_told(model):
+    assert model.loras == {"ink": "softink", "wash": "softwash"}
 
 
 def test_merged_loras_do_not_pile_up(model):
