@@ -14,7 +14,7 @@ from fluxmodel.data.caption_mix import DEFAULT_WEIGHTS
 from fluxmodel.data.latent_cache import EncodedDataset
 from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
 from fluxmodel.errors import InputError
-from fluxmodel.flow.objective import flow_matching_loss, pseudo_huber
+from fluxmodel.flow.objective import flow_matching_loss
 from fluxmodel.flow.packing import image_ids
 from fluxmodel.flow.solvers import VelocityField
 from fluxmodel.flow.timesteps import TimeDensity, sample_timesteps
@@ -53,7 +53,7 @@ class FlowSettings(BaseModel):
     huber_width: float = Field(
         default=0.0,
         ge=0,
-        description="Width of the pseudo-Huber loss, in latents' standard deviations; 0 is the mean squared error.",
+        description="Width of a token's pseudo-Huber loss, in deviations of the latents; 0 is the squared error.",
     )
 
 
@@ -119,8 +119,8 @@ class FlowObjective:
     def loss(self, batch: FlowBatch, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean error of the velocity, squared or pseudo-Huber."""
         field = velocity_field(self.model, batch, self.encoder, self.latents.height, self.latents.width)
-        squared = flow_matching_loss(field, batch.data, batch.noise, batch.t)
-        return pseudo_huber(squared, self.settings.huber_width).mean(), {}
+        width = self.settings.huber_width
+        return flow_matching_loss(field, batch.data, batch.noise, batch.t, width).mean(), {}
 
     def draw(self) -> UInt8[Tensor, "n 3 height width"]:
         """Draw the job's prompts with the network as it is; needs `job.inputs["autoencoder"]`."""
