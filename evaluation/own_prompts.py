@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from fluxmodel.data.procedural import LEVELS, CaptionScene, Scene, SceneObject, parse_caption
 from fluxmodel.errors import InputError
 
@@ -100,7 +102,7 @@ def _captions(rows: list[FilePrompt], level: str) -> tuple[tuple[CaptionScene, .
     return (), {"attr_acc": said}
 
 
-def _rendered(prompts: PromptSet, level: str | None):
+def _rendered(prompts: PromptSet, level: str | None) -> Tensor | None:
     """What the prompts describe, drawn exactly; None where they describe no scenes."""
     if not prompts.captions or level is None:
         return None
