@@ -10,11 +10,9 @@ from typing import Any
 
 from tasks import tracking
 from tasks.home import Home
+from tasks.pictures import SAMPLES, read_picture
 from tasks.spool import SpoolLine, SpoolReader
 from tasks.usage import FILE as USAGE
-
-PICTURES = "samples"
-"""Folder beside the spool with the images that training draws."""
 
 
 class MetricsTail:
@@ -40,7 +38,7 @@ class MetricsTail:
         remembered = _read_json(state)
         self.reader = SpoolReader(spool, int(remembered.get("offset", 0)))
         self.usage = SpoolReader(spool.with_name(USAGE), int(remembered.get("usage_offset", 0)))
-        self.pictures = spool.with_name(PICTURES)
+        self.pictures = spool.with_name(SAMPLES)
         self.sent_pictures: list[str] = list(remembered.get("pictures", []))
         self.last: dict[str, int] = dict(remembered.get("last", {}))
         self.run_id = ""
@@ -115,23 +113,13 @@ class MetricsTail:
     def _send_pictures(self) -> None:
         for path in sorted(self.pictures.glob("*.png")):
             if path.name not in self.sent_pictures:
-                tracking.log_picture(self.home, self.run_id, read_picture(path))
+                tracking.log_pictures(self.home, self.run_id, [read_picture(path, "samples")])
                 self.sent_pictures.append(path.name)
                 self._remember()
 
     def _remember(self) -> None:
         place = {"offset": self.reader.offset, "usage_offset": self.usage.offset, "last": self.last}
         _write_json(self.state, {"run_id": self.run_id, **place, "pictures": self.sent_pictures})
-
-
-def read_picture(path: Path) -> tracking.Picture:
-    """Return an image drawn while training; its file says of what prompt and at which step."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.load()
-        said = dict(image.info)
-    return tracking.Picture(f"samples/{said['prompt']}", int(said["step"]), path.read_bytes())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from tasks.headline import stage_settings
 from tasks.home import Home
 from tasks.lineage import log_record
 from tasks.metrics_tail import MetricsTail
-from tasks.pictures import step_pictures
 from tasks.run_key import RunRecord, StageIdentity
 
 MEANWHILE_BYTES = 128 << 20
@@ -102,9 +101,6 @@ def _log(home: Home, run_id: str, record: RunRecord) -> bool:
         log_record(home, run_id, record)
         if record.identity.stage == "curate":
             tracking.log_dataset(home, run_id, describe_dataset(home, record, "curate"))
-        if record.artifact.kind == "evaluation":
-            for picture in step_pictures(directory):
-                tracking.log_picture(home, run_id, picture)
         tracking.describe(home, run_id, f"{record.identity.stage}: {record.gave}")
         tracking.close_run(home, run_id, "FINISHED")
     except Exception:  # whatever MLflow or the network raises: it stays owed

@@ -20,9 +20,9 @@ from tasks.headline import curve_points, headline_metrics, headline_settings
 from tasks.home import Home, open_home
 from tasks.in_use import in_use
 from tasks.launch import STOP
-from tasks.pictures import step_pictures
+from tasks.pictures import SAMPLES, step_pictures, training_pictures
 from tasks.progress import board
-from tasks.run_key import RunBook
+from tasks.run_key import RunBook, RunRecord
 from tasks.stage_run import RunContext
 
 STAGES_FILE = "stages.json"
@@ -126,18 +126,37 @@ class PipelineRun:
             (name for name in _PARENT_CURVES if any(p.name.startswith(f"{name}/") for p in points)), ""
         )
         tracking.log_points(home, run_id, [p for p in points if p.name.startswith(f"{curve}/")])
-        for picture in step_pictures(summary.evaluation, (curve,)):
-            tracking.log_picture(home, run_id, picture)
         if dataset := dataset_input(home, "pipeline", [record.artifact.digest for record in records]):
             tracking.log_dataset(home, run_id, dataset)
         adopted = [tracking.adopt(home, run_id, key, summary.version) for key in summary.run_keys]
-        self._describe(summary, [each for each in adopted if each is not None])
+        images = self._log_images(summary, records)
+        self._describe(summary, [each for each in adopted if each is not None], images)
 
-    def _describe(self, summary: Summary, stages: list[tracking.Adopted]) -> None:
+    def _log_images(self, summary: Summary, records: list[RunRecord]) -> str:
+        """Gather the sliders of the whole run in a run of their own, and return its id.
+
+        MLflow writes a run's parameters above each of its images: this run has none, so the images have the room.
+        """
+        home, key = self.home, f"{self.key}-images"
+        known = tracking.find_run(home, key)
+        if known is not None:
+            return known.info.run_id
+        pictures = step_pictures(summary.evaluation, _PARENT_CURVES)
+        for record in records:
+            samples = home.work(record.run_key) / "output" / SAMPLES
+            pictures += training_pictures(samples, record.identity.stage)
+        name, tags = f"{summary.model} v{summary.version} images", {"stage": "images", "model": summary.model}
+        run_id = tracking.open_run(home, key, name, tags | {"model_version": summary.version}, self.key)
+        tracking.log_pictures(home, run_id, pictures)
+        tracking.close_run(home, run_id, "FINISHED")
+        return run_id
+
+    def _describe(self, summary: Summary, stages: list[tracking.Adopted], images: str) -> None:
         home, run_id = self.home, self.mlflow_run_id
         model, version = summary.model, summary.version
         page = f"#/models/{quote(model)}/versions/{version}"
-        first = f"**[{model} version {version}]({page})**"
+        sliders = f"#/experiments/{tracking.experiment_id(home)}/runs/{images}/model-metrics"
+        first = f"**[{model} version {version}]({page})**, [its images]({sliders})"
         lines = [first, "", *summary.said, "", "Stages:", "", *(stage.link for stage in stages)]
         tracking.describe(home, run_id, "\n".join(lines))
         tracking.rename(home, run_id, f"{model} v{version}")

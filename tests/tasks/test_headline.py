@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -199,14 +200,14 @@ def test_images_drawn_while_training_become_sliders_once_each_though_mlflow_went
         {"step": 128, "at": 2, "metrics": {"rectified/fd": 3}},
     ]
     spool.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    real, away = tracking.log_picture, [True]
+    real, away = tracking.log_pictures, [True]
 
-    def log(home, run_id, picture):
-        if picture.step == 20 and away.pop():
+    def log(home, run_id, pictures):
+        if pictures[0].step == 20 and away.pop():
             raise ConnectionError
-        real(home, run_id, picture)
+        real(home, run_id, pictures)
 
-    monkeypatch.setattr(tracking, "log_picture", log)
+    monkeypatch.setattr(tracking, "log_pictures", log)
     for expected in (False, True, True):
         tail = MetricsTail(
             tracked,
@@ -230,3 +231,20 @@ def test_images_drawn_while_training_become_sliders_once_each_though_mlflow_went
     assert [(p.timestamp, p.value) for p in history(tail.run_id, "system/stage_cpu_cores")] == [
         (1700000000500, 2.0)
     ]
+
+
+def test_sliders_are_the_files_that_mlflow_itself_would_write(tracked, evaluation):
+    pictures = step_pictures(evaluation, ("rectified",))
+    ours, theirs = (tracking.open_run(tracked, key, key, {}) for key in ("ours", "theirs"))
+    tracking.log_pictures(tracked, ours, pictures)
+    client = tracking.client(tracked)
+    for picture in pictures:
+        with Image.open(io.BytesIO(picture.png)) as image:
+            client.log_image(theirs, image, key=tracking.slider_key(picture.key), step=picture.step)
+
+    def names(run_id: str) -> list[str]:
+        found = [f.path for f in client.list_artifacts(run_id, "images")]
+        return sorted(re.sub(r"timestamp\+\d+\+[0-9a-f-]{36}", "", path) for path in found)
+
+    assert names(ours) == names(theirs) != []
+    assert client.get_run(ours).data.tags["mlflow.loggedImages"] == "True"
