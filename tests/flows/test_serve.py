@@ -74,7 +74,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     model = write_model(tmp_path_factory.mktemp("serve") / "model")
     served = start_serving(model, "--port", str(free_port(8500)))
     yield served
-    served.process.send_signal(signal.SIGTERM)
+    served.process.send_signal(signal.SIGINT)  # Ctrl-C
     out, err = served.process.communicate(timeout=60)
     assert (served.process.returncode, err) == (0, "")
     assert "Stopped; drew" in out
