@@ -95,8 +95,10 @@ def run(job: EvaluationJob) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     with Spool(job.output / "metrics.jsonl") as spool:
         told = {"progress": spool.progress, "on_point": spool.point}
-        asked = {"prompts": job.prompts, "contestant": job.contestant}
-        evaluate(job.model, job.dataset, job.evaluators, job.settings, partial, lora=job.lora, **asked, **told)
+        asked = {"prompts": job.prompts, "contestant": job.contestant, "cache": job.cache}
+        evaluate(
+            job.model, job.dataset, job.evaluators, job.settings, partial, lora=job.lora, **asked, **told
+        )
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     return final

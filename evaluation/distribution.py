@@ -89,7 +89,8 @@ def _training(
     limit = min(settings.num_training, max(1, _MOST_BYTES // benchmark.reference[0].numel()))
     pixels = torch.from_numpy(dataset.pixels("train", limit)).permute(0, 3, 1, 2).contiguous()
     redraw = None if autoencoder is None else (lambda images: reconstruct(autoencoder, images))
-    return TrainingImages(pixels, benchmark.reference, instruments.extractor, redraw)
+    extractor = instruments.extractor
+    return TrainingImages(pixels, benchmark.reference, extractor, redraw, extractor.of_real(pixels))
 
 
 def trained_on(nearest: dict[str, Any] | None, benchmark: Benchmark) -> dict[str, str]:

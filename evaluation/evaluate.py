@@ -72,13 +72,15 @@ def evaluate(
     lora: Path | None = None,
     prompts: Path | None = None,
     contestant: ContestantSettings | None = None,
+    cache: Path | None = None,
 ) -> EvaluationReport:
     """Judge a model and write the evaluation into the directory `output`.
 
     Args:
         model_dir: what `TextToImage.from_pretrained` reads, or a diffusers pipeline.
         dataset_dir: the curated dataset.
-        evaluators: directories by name: "dual_encoder"; "detector" and "style_classifier" where there are any.
+        evaluators: directories by name: "dual_encoder"; "detector", "style_classifier" and
+            "inception" (its file of weights) where there are any.
         settings: what to measure.
         output: created where missing.
         progress: told (images drawn, images in all, what is being drawn).
@@ -87,11 +89,12 @@ def evaluate(
         lora: a LoRA to try on the model.
         prompts: file of prompts to ask instead of the data's.
         contestant: how the model is drawn where it is a diffusers pipeline.
+        cache: directory in which features of real images are kept for the next evaluation; None keeps none.
     """
     started = time.perf_counter()
     benchmark = build_benchmark(dataset := CuratedDataset(dataset_dir), settings, prompts)
     entrant = enter(model_dir, pipe, benchmark.reference.shape[-1], settings, contestant)
-    instruments = Instruments(evaluators, benchmark, settings)
+    instruments = Instruments(evaluators, benchmark, settings, cache)
     drawn = _Counter(progress, _num_images(benchmark, entrant.places))
     made = _draw(entrant, instruments, benchmark, settings, drawn, on_point)
     headline = made.headline

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .feature_cache import cached_features
 from .identity import digest_of_directory
 
 
@@ -35,6 +36,9 @@ class FeatureExtractor(nn.Module):
         if isinstance(network, nn.Module):
             network.eval().requires_grad_(False)
         self.network = network
+        self.network_label = label
+        self.cache: Path | None = None
+        """Where features of real images are kept; None keeps none."""
         self.compute = compute
         self.num_features = int(num_features)
         self.label = label
@@ -54,7 +58,7 @@ class FeatureExtractor(nn.Module):
         distance (a detector's real against real was 4086 for a model's 4469), and the cubic kernel would explode.
         Nearly constant features are not blown up beyond a hundredth of the usual deviation.
         """
-        features = self(images)
+        features = self.of_real(images)
         deviation = features.std(0)
         self.mean, self.deviation = (
             features.mean(0),
@@ -62,12 +66,19 @@ class FeatureExtractor(nn.Module):
         )
         self.label += ", standardised by the reference"
 
-    @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
         """Features of uint8 images, in batches."""
+        return (self._raw(images) - self.mean) / self.deviation
+
+    def of_real(self, images: Tensor) -> Tensor:
+        """The same, looked up in the cache: for reference and training images, which many models are held against."""
+        raw = cached_features(images, self.network_label, self._raw, self.cache)
+        return (raw - self.mean) / self.deviation
+
+    @torch.inference_mode()
+    def _raw(self, images: Tensor) -> Tensor:
         batches = images.split(self.batch_size)
-        features = torch.cat([self.compute(unit_range(batch)).detach().float().cpu() for batch in batches])
-        return (features - self.mean) / self.deviation
+        return torch.cat([self.compute(unit_range(batch)).detach().float().cpu() for batch in batches])
 
 
 def detector_extractor(directory: Path) -> FeatureExtractor:

@@ -17,6 +17,8 @@ from .clip_score import admission, clip_scores
 from .features import FeatureExtractor, detector_extractor, dual_encoder_extractor, unit_range
 from .frechet import ReferenceFeatures
 from .geneval import Answers, answer, score
+from .identity import digest_of_directory
+from .inception import inception_extractor
 from .kid import kernel_distance
 from .nearest import Nearest
 from .prompts import Benchmark, PromptSet
@@ -84,7 +86,13 @@ class Instruments:
     """
 
     @timed("reading evaluators and reference")
-    def __init__(self, evaluators: dict[str, Path], benchmark: Benchmark, settings: EvaluationSettings):
+    def __init__(
+        self,
+        evaluators: dict[str, Path],
+        benchmark: Benchmark,
+        settings: EvaluationSettings,
+        cache: Path | None = None,
+    ):
         self.settings = settings
         self.skipped: dict[str, str] = {}
         self._choices: dict[str, CaptionChoice] = {}
@@ -96,11 +104,14 @@ class Instruments:
                 "no scene judge: these images have no scene description to be judged by"
             )
         self.skipped |= benchmark.unjudged
-        self.extractor.standardise(benchmark.reference)
-        self.reference = ReferenceFeatures(self.extractor(benchmark.reference))
+        self.extractor.cache = cache
+        if self.extractor.metric_name != "FID":  # that one is defined over the features as they are
+            self.extractor.standardise(benchmark.reference)
+        self.reference = ReferenceFeatures(self.extractor.of_real(benchmark.reference))
 
     def _load_dual_encoder(self, directory: Path | None) -> Any:
         self.clip_admission = None
+        self.text_image: str | None = None
         if directory is None:
             self.skipped["clip"] = self.skipped["retrieval"] = "no dual encoder was given"
             return None
@@ -109,13 +120,17 @@ class Instruments:
         self.clip_admission = admission(directory)
         if not self.clip_admission.admitted:
             self.skipped["clip"] = self.clip_admission.reason
+        self.text_image = f"dual encoder {digest_of_directory(directory)}"
         return DualEncoder.from_directory(directory)
 
     def _load_extractor(self, evaluators: dict[str, Path]) -> tuple[FeatureExtractor, Any]:
-        if "detector" in evaluators:
-            extractor = detector_extractor(evaluators["detector"])
-            return extractor, extractor.network
-        self.skipped["detector_agreement"] = "no detector was given"
+        detector = detector_extractor(evaluators["detector"]) if "detector" in evaluators else None
+        if detector is None:
+            self.skipped["detector_agreement"] = "no detector was given"
+        if "inception" in evaluators:
+            return inception_extractor(evaluators["inception"]), detector and detector.network
+        if detector is not None:
+            return detector, detector.network
         return dual_encoder_extractor(evaluators["dual_encoder"], self.dual_encoder), None
 
     @timed("measuring images")

@@ -36,14 +36,14 @@ def shared_identity(
 ) -> Identity:
     """The identity that all numbers of an evaluation share."""
     size = benchmark.reference.shape[-1]
-    encoder = instruments.dual_encoder
+    encoder = instruments.text_image
     return Identity(
         model=digest_of_directory(model_dir),
         dataset=digest_of_directory(dataset_dir, (".json", ".parquet")),
         reference=benchmark.reference_source,
         feature_extractor=instruments.extractor.label,
         judge=instruments.judge.name if instruments.judge else None,
-        text_image=None if encoder is None else f"dual encoder, {settings.num_candidates} candidates",
+        text_image=encoder and f"{encoder}, {settings.num_candidates} candidates",
         prompts=benchmark.prompts.identity,
         seeds=f"{noise_seed(settings)} and on, one an image",
         solver="Euler",

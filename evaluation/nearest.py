@@ -63,6 +63,7 @@ class TrainingImages:
         real: Tensor,
         features: Callable[[Tensor], Tensor],
         redraw: Callable[[Tensor], Tensor] | None = None,
+        known: Tensor | None = None,
     ):
         """Measure how near real images come.
 
@@ -71,12 +72,13 @@ class TrainingImages:
             real: images of the same kind that were not trained on, uint8 [m, 3, H, W].
             features: from uint8 images to features [n, d].
             redraw: through the model's autoencoder and back, uint8 in and out; none where it has none.
+            known: the training images' features where they are known already.
         """
         self.images = images
         self._features = features
         self._redraw = redraw
         self._thumbnails = _thumbnails(images)
-        self._known = features(images).float()
+        self._known = (features(images) if known is None else known).float()
         self.real = self._nearest(real if redraw is None else redraw(real))
         self.near = {
             name: max(float(np.quantile(getattr(self.real, name), QUANTILE)), 1e-6)

@@ -136,5 +136,9 @@ class EvaluationJob(BaseModel):
         default=ContestantSettings(), description="How the model is drawn where it is a diffusers pipeline."
     )
     settings: EvaluationSettings = Field(default=EvaluationSettings())
+    cache: Path | None = Field(
+        default=None,
+        description="Where features of real images are kept for the next evaluation; none keeps none.",
+    )
     output: Path = Field(description="Where metrics.jsonl and final/ are written.")
     threads: int | None = Field(default=None, ge=1, description="Threads of torch; none leaves it as it is.")

@@ -44,6 +44,7 @@ def _evaluate(
         "settings": settings.model_dump(mode="json"),
         "output": str(run.output),
         "threads": run.threads,
+        "cache": str(run.home.features),
     }
     final = run.launch("evaluation", job)
     from evaluation.report import closing_figures

@@ -43,6 +43,11 @@ class Home:
         return self.root / "evaluations"
 
     @property
+    def features(self) -> Path:
+        """Features of real images, kept by what they are of; they may be deleted at any time."""
+        return self.root / "features"
+
+    @property
     def servers(self) -> Path:
         """What `fluxline up` is running: addresses and process id."""
         return self.root / "servers.json"

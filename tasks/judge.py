@@ -214,6 +214,7 @@ def judge(
         "prompts": _place(asked.prompts),
         "output": str(work / "output"),
         "threads": 1,
+        "cache": str(home.features),
     }
     try:
         timeout = RESOURCES["evaluate"].timeout_seconds

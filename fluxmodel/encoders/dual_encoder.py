@@ -5,6 +5,7 @@ It judges; it never conditions the model it judges.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fluxmodel.errors import InputError
+
+PREPROCESSOR = "preprocessor_config.json"
+"""In the directory of a published CLIP: how its images are prepared."""
 
 
 class DualEncoderConfig(BaseModel):
@@ -41,6 +45,8 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.pixel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        """Mean and deviation of the pixels in [0, 1] that a model of others was trained with; none for ours."""
 
     @property
     def num_features(self) -> int:
@@ -93,7 +99,9 @@ class DualEncoder(nn.Module):
                 f"{directory}: no config.json there; name a CLIP directory in transformers' layout"
             )
         model = CLIPModel.from_pretrained(str(directory), local_files_only=True)
-        return cls(model, AutoTokenizer.from_pretrained(str(directory), local_files_only=True)).eval()
+        encoder = cls(model, AutoTokenizer.from_pretrained(str(directory), local_files_only=True)).eval()
+        encoder.pixel_statistics = _pixel_statistics(Path(directory))
+        return encoder
 
     def save(self, directory: str | Path) -> None:
         """Write the transformers directory."""
@@ -108,12 +116,19 @@ class DualEncoder(nn.Module):
         )
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] as the image tower was trained to see them."""
+        if self.pixel_statistics is None:
+            return images
+        mean, deviation = (torch.tensor(each).view(1, -1, 1, 1) for each in self.pixel_statistics)
+        return ((images + 1) / 2 - mean) / deviation
+
     def image_embeddings(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Embed images in [-1, 1], resized to the tower's side; rows have length 1."""
         side = self.model.config.vision_config.image_size
         if images.shape[-1] != side or images.shape[-2] != side:
             images = functional.interpolate(images, size=(side, side), mode="bicubic", antialias=True)
-        pooled = self.model.vision_model(pixel_values=images).pooler_output
+        pooled = self.model.vision_model(pixel_values=self.normalise(images)).pooler_output
         return functional.normalize(self.model.visual_projection(pooled), dim=-1)
 
     def text_embeddings(self, captions: Sequence[str]) -> Float[Tensor, "n d"]:
@@ -130,3 +145,24 @@ class DualEncoder(nn.Module):
         logits = self.model.logit_scale.float().exp().clamp(max=100) * image.float() @ text.float().T
         labels = torch.arange(len(logits))
         return (functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)) / 2
+
+
+def _pixel_statistics(directory: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """What a published CLIP's preprocessor_config.json says of its pixels; none where there is no such file.
+
+    Raises:
+        InputError: the file is there and does not say it.
+    """
+    path = directory / PREPROCESSOR
+    if not path.is_file():
+        return None
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        mean, deviation = (tuple(map(float, said[name])) for name in ("image_mean", "image_std"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: image_mean and image_std must be three numbers each ({error!r})"
+        ) from error
+    if len(mean) != 3 or len(deviation) != 3 or min(deviation) <= 0:
+        raise InputError(f"{path}: image_mean and image_std must be three numbers each, the latter above 0")
+    return mean, deviation

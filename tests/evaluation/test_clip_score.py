@@ -97,3 +97,48 @@ def test_only_an_encoder_that_tells_captions_apart_may_score(tmp_path, card, adm
     found = admission(tmp_path)
     assert found.admitted is admitted
     assert reason in found.reason
+
+
+MEAN, DEVIATION = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+
+
+@pytest.fixture
+def published(tmp_path, encoder):
+    """A CLIP directory as it is published: no card of ours, its own pixel statistics."""
+    encoder.save(tmp_path)
+    said = {"image_mean": MEAN, "image_std": DEVIATION, "size": {"shortest_edge": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    return tmp_path
+
+
+def test_a_published_clip_sees_pixels_as_it_was_trained_to(published, images):
+    from transformers import CLIPModel
+
+    encoder = DualEncoder.from_directory(published)
+    scores, embeddings = clip_scores(encoder, images, CAPTIONS)
+    model = CLIPModel.from_pretrained(published).eval()
+    mean, deviation = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, DEVIATION))
+    tokens = encoder.tokenize(CAPTIONS)
+    with torch.no_grad():
+        out = model(pixel_values=(images.float() / 255 - mean) / deviation, **tokens)
+    torch.testing.assert_close(embeddings, out.image_embeds, atol=1e-5, rtol=0)
+    cosine = out.logits_per_image.diagonal() / model.logit_scale.exp()
+    torch.testing.assert_close(scores, 100 * cosine.detach(), atol=1e-3, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoder.image_embeddings(unit_range(images)), embeddings, atol=1e-5, rtol=0
+        )
+
+
+def test_a_published_clip_is_admitted_without_a_card(published, tmp_path):
+    assert admission(published).admitted
+    assert "published" in admission(published).reason
+
+
+@pytest.mark.parametrize("said", ["{}", "no json", '{"image_mean": [0.5], "image_std": [0.5]}'])
+def test_pixel_statistics_that_say_nothing_are_refused(published, said):
+    from fluxmodel.errors import InputError
+
+    (published / "preprocessor_config.json").write_text(said)
+    with pytest.raises(InputError, match=r"preprocessor_config.json: image_mean and image_std"):
+        DualEncoder.from_directory(published)

@@ -273,6 +273,5 @@ def test_the_gate_reads_what_was_written(judged):
     assert decision.verdict == "inconclusive"
     assert decision.primary is not None
     assert decision.primary.challenger == pytest.approx(judged.report.value("all_correct"))
-    assert {guard.name for guard in decision.guards} == {
-        "attr_acc", "held_out/all_correct", "clip", "fd", "memorised",
-    }  # fmt: skip
+    guarded = {guard.name for guard in decision.guards}
+    assert {"attr_acc", "held_out/all_correct", "clip", "fd", "memorised"} <= guarded
