@@ -161,8 +161,14 @@ def _code(found: Comparison) -> str:
         )
     if not made.code:
         said.append("What each stage runs is the same.")
-    rows = [[escape(each.stage), f'<span class="said">{_modules(each)}</span>'] for each in made.code]
-    listed = table(["stage", "modules that differ"], rows, worded=True) if rows else ""
+    alike: dict[str, list[str]] = {}
+    for each in made.code:
+        alike.setdefault(_modules(each), []).append(each.stage)
+    rows = [
+        [f'<span class="said">{modules}</span>', escape(", ".join(stages))]
+        for modules, stages in alike.items()
+    ]
+    listed = _texts(["modules that differ", "stages"], rows) if rows else ""
     return f"<h3>Code</h3>{note(' '.join(said))}{listed}"
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from flows.cli import run_command
+from flows.compare import compare
+from fluxmodel.errors import IncomparableError
 from tasks import registry, tracking
 from tasks.artifacts import ArtifactStore
 from tasks.compare import find_side
@@ -162,6 +164,24 @@ def test_directories_are_compared_the_first_as_challenger(home, tmp_path, capfd)
     assert Path("comparisons/b-a/comparison.html").is_file()
     page = Path("comparisons/b-a/comparison.html").read_text()
     assert "is not known" in page
+
+
+def test_the_flow_shows_verdict_numbers_and_the_way_to_the_page(home, monkeypatch):
+    shown = {}
+    for kind in ("markdown", "table", "link"):
+        monkeypatch.setattr(
+            f"prefect.artifacts.create_{kind}_artifact",
+            lambda content, key, **_: shown.update({key: content}),
+        )
+    found = compare.fn("v1", "2")
+    assert found["verdict"] == "reject"
+    assert shown["comparison"].startswith("**shapes: version 2 against version 1: reject**")
+    assert str(home.root / "comparisons" / "shapes-1-2" / "comparison.html") in shown["comparison"]
+    [row] = shown["comparison-numbers"]
+    assert (row["number"], row["version 1"], row["version 2"]) == ("images all correct", "90.0 %", "60.0 %")
+    with pytest.raises(IncomparableError, match="judge"):
+        compare.fn("2", "3")
+    assert "incomparable" in shown["comparison"]
 
 
 @pytest.mark.parametrize(
