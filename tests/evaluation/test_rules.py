@@ -301,7 +301,8 @@ def test_a_first_model_that_misses_a_threshold_unclearly_is_inconclusive(tmp_pat
     "field", [name for name in Identity.model_fields if name not in ("model", "steps", "guidance")]
 )
 def test_a_difference_in_any_field_is_incomparable_and_named(tmp_path, field):
-    value = 7 if field == "n" else "other"
-    decision = decide(judged(tmp_path / "a", PROMOTED), judged(tmp_path / "b", OLD, **{field: value}), ASK)
+    other: dict[str, Any] = {field: 7 if field == "n" else "other"}
+    sides = write_evaluation(tmp_path / "a", PROMOTED), write_evaluation(tmp_path / "b", OLD, **other)
+    decision = decide(*sides, ASK)
     assert (decision.verdict, decision.differing) == ("incomparable", [field])
     assert f"differ in {field}: " in decision.reasons[0]

@@ -6,6 +6,7 @@ The children that would draw are stood in for.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,11 +35,13 @@ class Chain:
         self.home, self.store = home, ArtifactStore(home)
         self.evaluators = self.stored("dual_encoder", {"card.json": "{}"}, "prepare-dual_encoder")
 
-    def crown(self, num_right: int, settings: GateSettings, **metrics: float) -> None:
+    def crown(self, num_right: int, settings: GateSettings, **metrics: Any) -> None:
         """Make a model the first champion."""
         assert self.run(num_right, settings, registers=True, **metrics).verdict == "promote"
 
-    def run(self, num_right: int, settings: GateSettings, data: str = "shapes", registers=False, **metrics):
+    def run(
+        self, num_right: int, settings: GateSettings, data: str = "shapes", registers=False, **metrics: Any
+    ):
         """Return the gate's decision on a model."""
         model = self.stored("model", {"model_index.json": json.dumps({"right": num_right})}, "rectify")
         dataset = self.stored("dataset", {"card.json": json.dumps(data)}, "curate")
