@@ -22,6 +22,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +37,7 @@ from evaluation.rules import primary_rule
 from evaluation.statistics import sign_flip_exact
 
 NIGHTS, POINTS, SCREEN, CLEAR = 365, 0.03, 3.2, 4.8
-TOGETHER, POWER_NIGHTS, CHECKED = 64, 1120, 280
+TOGETHER, BLOCK, POWER_NIGHTS, CHECKED = 64, 250, 1120, 280
 BUDGET = Budget()
 LOOKS = np.array(BUDGET.rounds)
 SHARES = {
@@ -53,6 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="False promotions in simulated years, and power.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--years", type=int, default=2000, help="simulated years")
+    parser.add_argument("--workers", type=int, default=1, help="processes; they change no figure")
     arguments = parser.parse_args()
     kinds = [kind for kind in ("base", "rectified") if file_of(kind).exists()]
     if not kinds:
@@ -63,34 +65,42 @@ def main() -> int:
         return 0
     rows, figures = [], {}
     for kind in kinds:
-        found, what = simulate(read_pool(kind), arguments.years)
+        found, what = simulate(read_pool(kind), arguments.years, arguments.workers)
         rows += [replace(row, name=f"{kind}: {row.name}") for row in found]
         figures |= {f"{kind}: {name}": value for name, value in what.items()}
     show(publish("null_experiment", rows, ("numpy", "scipy"), figures), arguments.json)
     return 0
 
 
-def simulate(pool: Pool, years: int) -> tuple[list[Row], dict[str, float]]:
+def simulate(pool: Pool, years: int, workers: int) -> tuple[list[Row], dict[str, float]]:
     """Return the rows and figures of one pool of trained seeds; power of the primary comes last."""
     correct, attributes = pool.all_correct.astype(np.int64), pool.right.astype(np.int64)
+    primaries = {"attr_acc": (attributes, int(pool.asked.max())), "all_correct": (correct, 1)}
+    blocks = [(block, min(BLOCK, years - start)) for block, start in enumerate(range(0, years, BLOCK))]
+    with ProcessPoolExecutor(workers) as executor:
+        sharp = [executor.submit(sharp_null, correct, *block) for block in blocks]
+        pools = [executor.submit(pool_null, correct, *block) for block in blocks]
+        nights = {name: executor.submit(power_nights, *each) for name, each in primaries.items()}
+        checks = executor.submit(check_screen, correct), executor.submit(check_gate, correct)
     figures = about(pool)
-    sharp = sharp_null(correct, years)
-    for rule, shares in SHARES.items():
-        figures[f"sharp null, {rule}: years with a false promotion"] = float(years_with(sharp, shares, years))
-    rows = [bounded("sharp null", years_with(sharp, SHARES[CHOSEN], years), years)]
-    wrong, right = pool_null(correct, years)
+    false = {
+        rule: sum(years_with(each.result(), shares) for each in sharp) for rule, shares in SHARES.items()
+    }
+    for rule, num in false.items():
+        figures[f"sharp null, {rule}: years with a false promotion"] = float(num)
+    wrong, right = (sum(each.result()[side] for each in pools) for side in (0, 1))
     figures["pool null: years with a false promotion"] = float(wrong)
     figures["pool null: true promotions a year"] = right / years
-    rows.append(bounded("pool null", wrong, years))
-    for name, scores, top in (("attr_acc", attributes, int(pool.asked.max())), ("all_correct", correct, 1)):
-        found = power_nights(scores, top)
+    rows = [bounded("sharp null", false[CHOSEN], years), bounded("pool null", wrong, years)]
+    for name, each in primaries.items():
         for rule, shares in SHARES.items():
-            figures |= {f"{name}, {rule}: {what}": value for what, value in power_of(found, shares).items()}
-        figures |= {f"{name}: {what}": value for what, value in forecast(scores, top).items()}
+            found = power_of(nights[name].result(), shares)
+            figures |= {f"{name}, {rule}: {what}": value for what, value in found.items()}
+        figures |= {f"{name}: {what}": value for what, value in forecast(*each).items()}
         power = figures[f"{name}, {CHOSEN}: power at +3 points"]
         rows.append(Row(f"power at +3 points of {name}", power, 0.9, power / 0.9, "share of nights"))
-    figures["nights where screening and exact test disagree"] = float(check_screen(correct))
-    figures["looks where the gate's own primary rule disagrees"] = float(check_gate(correct))
+    figures["nights where screening and exact test disagree"] = float(checks[0].result())
+    figures["looks where the gate's own primary rule disagrees"] = float(checks[1].result())
     return rows, figures
 
 
@@ -156,9 +166,9 @@ def p_values(sums: np.ndarray, weights: np.ndarray, screened: bool = True) -> np
     return p
 
 
-def sharp_null(scores: np.ndarray, years: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the year [n] and the p-values [n, looks] of every night that came near a promotion."""
-    rng, pairs = np.random.default_rng(1), list(itertools.combinations(scores, 2))
+def sharp_null(scores: np.ndarray, block: int, years: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the year [n] and the p-values [n, looks] of every night that came near a promotion in a block of years."""
+    rng, pairs = np.random.default_rng([1, block]), list(itertools.combinations(scores, 2))
     year, found = [], []
     for start in range(0, years * NIGHTS, TOGETHER):
         sums = sums_of(*pairs[rng.integers(len(pairs))], rng)
@@ -175,15 +185,15 @@ def is_promoted(p: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
     return p <= BUDGET.gate_alpha * np.array(shares)
 
 
-def years_with(nights: tuple[np.ndarray, np.ndarray], shares: tuple[float, ...], years: int) -> int:
+def years_with(nights: tuple[np.ndarray, np.ndarray], shares: tuple[float, ...]) -> int:
     """Return in how many years one night or more promoted."""
     year, p = nights
     return len(np.unique(year[is_promoted(p, shares).any(1)]))
 
 
-def pool_null(scores: np.ndarray, years: int) -> tuple[int, int]:
-    """Return the number of years with a false promotion, and of true promotions in all years."""
-    rng, truth = np.random.default_rng(2), scores.mean((1, 2))
+def pool_null(scores: np.ndarray, block: int, years: int) -> tuple[int, int]:
+    """Return the number of years with a false promotion in a block of years, and of true promotions."""
+    rng, truth = np.random.default_rng([2, block]), scores.mean((1, 2))
     outcomes = {
         pair: promotions(scores[pair[0]], scores[pair[1]], rng)
         for pair in itertools.permutations(range(len(scores)), 2)

@@ -49,8 +49,8 @@ def test_the_gate_itself_decides_as_the_simulation_does(seeds):
 def test_years_are_counted_once():
     p = np.array([[1, 1, 1, 1e-9], [1e-9, 1, 1, 1], [1, 1e-9, 1, 1], [1, 1, 1, 0.01]])
     shares = null_experiment.SHARES[null_experiment.CHOSEN]
-    assert null_experiment.years_with((np.array([3, 3, 5, 7]), p), shares, 10) == 2
-    assert null_experiment.years_with((np.array([3, 3, 5, 7]), p), (0.0, 0.0, 0.0, 1.0), 10) == 1
+    assert null_experiment.years_with((np.array([3, 3, 5, 7]), p), shares) == 2
+    assert null_experiment.years_with((np.array([3, 3, 5, 7]), p), (0.0, 0.0, 0.0, 1.0)) == 1
 
 
 def test_the_bound_is_clopper_and_pearsons():
