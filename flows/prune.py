@@ -9,6 +9,7 @@ from tasks.prune import prune as remove
 from tasks.prune_rules import PruneRules
 
 _MOST_ROWS = 40
+_SUMMED = {"work": "scratch folders", "leftover": "leftovers"}
 
 
 def prune(rules: PruneRules, is_meant: bool) -> dict[str, Any]:
@@ -36,22 +37,26 @@ def prune(rules: PruneRules, is_meant: bool) -> dict[str, Any]:
 def print_pruned(done: dict[str, Any]) -> None:
     """Print a line for each thing that goes, what stays and why, and the sum."""
     from rich.console import Console
-    from rich.table import Table
 
-    console = Console()
-    if done["going"]:
-        table = Table("", "what", "size", "unused for", "why it may go", box=None, header_style="bold")
-        for each in done["going"][:_MOST_ROWS]:
-            days = f"{each['age_days']:.0f} days"
-            table.add_row(each["kind"], each["name"], _size(each["num_bytes"]), days, each["why"])
-        console.print(table)
-        if len(done["going"]) > _MOST_ROWS:
-            console.print(f"and {len(done['going']) - _MOST_ROWS} more; --json names all")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    shown = [each for each in done["going"] if each["kind"] in ("version", "artifact")]
+    for each in shown[:_MOST_ROWS]:
+        what = f"{each['kind']} {each['name']}"
+        console.print(
+            f"goes:  {_size(each['num_bytes']):>9}  {what:<32}  {each['age_days']:4.0f} days  {each['why']}"
+        )
+    if len(shown) > _MOST_ROWS:
+        console.print(f"goes:  and {len(shown) - _MOST_ROWS} more; --json names all")
+    for kind, words in _SUMMED.items():
+        same = [each for each in done["going"] if each["kind"] == kind]
+        if same:
+            size = _size(sum(each["num_bytes"] for each in same))
+            console.print(f"goes:  {size:>9}  {len(same)} {words}: {same[0]['why']}")
     for reason, size in sorted(done["kept_bytes"].items(), key=lambda item: -item[1]):
-        console.print(f"stays: {_size(size):>9}  {reason}", markup=False, highlight=False)
+        console.print(f"stays: {_size(size):>9}  {reason}")
     for sentence in (*done["troubles"], done["quota"], done["said"]):
         if sentence:
-            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            console.print(sentence)
 
 
 def _said(found: PrunePlan, is_meant: bool, troubles: list[str]) -> str:

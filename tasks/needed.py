@@ -31,7 +31,9 @@ def _roots(
 ) -> Iterator[tuple[str, Iterable[str]]]:
     for version in versions:
         digests = [value for key, value in version.tags.items() if key.endswith((".digest", "_digest"))]
-        yield f"{version.name} version {version.version}", digests
+        record = book.read(version.tags.get("run_key", ""))
+        registration = [record.artifact.digest] if record else []
+        yield f"{version.name} version {version.version}", [*digests, *registration]
     for stage in book.stages():
         identity = book.latest_identity(stage)
         if identity is not None:

@@ -84,7 +84,7 @@ def plan(home: Home, rules: PruneRules, now: float | None = None) -> PrunePlan:
             going.append(Going("leftover", Path(stored.place).name, stored.num_bytes, age, said, stored))
         else:
             name = f"{stored.ref.kind} {stored.ref.digest[:12]}"
-            said = f"no version, latest run or unfinished work needs it; unused for {age:.1f} days"
+            said = "no version, latest run or unfinished work needs it"
             going.append(Going("artifact", name, stored.num_bytes, age, said, stored))
     store_bytes = sum(each.num_bytes for each in lying)
     if rules.quota:
