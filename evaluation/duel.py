@@ -25,7 +25,7 @@ from .compare import FURTHER, Side, read_side
 from .curves import Place
 from .entrant import Entrant, enter
 from .gate import DRAWN, decide, needs_more_noise
-from .gate_settings import ROUNDS, GateSettings
+from .gate_settings import GateSettings
 from .identity import differing_fields
 from .instruments import Instruments
 from .measurements import shared_identity
@@ -182,7 +182,7 @@ def _draw_until_decided(
 
     rounds, prompts = gate.budget.rounds, benchmark.prompts
     tables: dict[str, list[Any]] = {duellist.name: [] for duellist in pair}
-    total, done = 2 * len(prompts) * (rounds[-1] - ROUNDS[0]), 0
+    total, done = 2 * len(prompts) * (rounds[-1] - rounds[0]), 0
     for look in range(2, len(rounds) + 1):
         for number in range(rounds[look - 2], rounds[look - 1]):
             asked = replace(prompts, seeds=further_seeds(settings, len(prompts), number))

@@ -1,13 +1,8 @@
 """What the gate asks, each rule's threshold by name. No torch here."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from .budget import Budget
-
-ROUNDS = (1, 2, 4, 8)
-"""Noise seeds a prompt at each look."""
 
 
 class GateSettings(BaseModel):
@@ -56,8 +51,11 @@ class GateSettings(BaseModel):
     gates_per_year: int = Field(
         default=365, ge=1, description="Gates of a model in 365 days that share that probability."
     )
-    max_rounds: Literal[1, 2, 4, 8] = Field(
-        default=8, description="Noise seeds a prompt drawn at most while undecided; 1 draws no more."
+    max_rounds: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="Noise seeds a prompt drawn at most while undecided; 1 draws no more.",
     )
     needs_approval: bool = Field(
         default=False, description="Whether a promotion waits for a person: `fluxline promote NAME`."
@@ -73,9 +71,10 @@ class GateSettings(BaseModel):
 
     @property
     def budget(self) -> Budget:
-        """What each look may spend."""
-        rounds = tuple(count for count in ROUNDS if count <= self.max_rounds)
-        return Budget(self.yearly_alpha, self.gates_per_year, rounds)
+        """What each look may spend; a look doubles the noise seeds a prompt, the last takes the most allowed."""
+        doubled = [2**look for look in range(self.max_rounds.bit_length())]
+        rounds = [count for count in doubled if count < self.max_rounds]
+        return Budget(self.yearly_alpha, self.gates_per_year, (*rounds, self.max_rounds))
 
     def margin(self, name: str, champion: float) -> float:
         """Margin of a guarded number."""

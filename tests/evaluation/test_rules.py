@@ -279,6 +279,13 @@ def test_a_look_needs_a_p_value_below_its_part_of_the_budget(tmp_path):
         assert (alone.verdict, needs_more_noise(alone)) == ("promote", False)
 
 
+@pytest.mark.parametrize(
+    ("most", "rounds"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (8, (1, 2, 4, 8)), (9, (1, 2, 4, 8, 9))]
+)
+def test_looks_double_up_to_the_most_seeds_allowed(most, rounds):
+    assert GateSettings(max_rounds=most).budget.rounds == rounds
+
+
 # Thresholds without a champion
 
 

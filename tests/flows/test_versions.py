@@ -119,7 +119,7 @@ def test_thresholds_are_taken_from_the_command_line_and_from_a_preset(home, side
     ask = ["gate", *sides, "--dry-run", "--json"]
     for more, verdict in (
         (["--thresholds.all_correct", "0.99"], "reject"),
-        (["--min-effect", "0.4"], "inconclusive"),
+        (["--min-effect", "0.4", "--max-rounds", "4", "--no-reevaluate"], "inconclusive"),
         (["--preset", "demo"], "promote"),
     ):
         assert run_command([*ask, *more]) == 0
@@ -152,7 +152,7 @@ def test_any_field_that_differs_is_refused_with_exit_code_3_and_named(
         ([], "to try it on stored evaluations, add --dry-run"),
         (["--dry-run", "--preset", "huge"], "--preset is 'huge'; choose one of"),
         (["--dry-run", "--min-effect", "-1"], "--min-effect is -1"),
-        (["--dry-run", "--max-rounds", "3"], "--max-rounds"),
+        (["--dry-run", "--max-rounds", "0"], "--max-rounds is 0; give a number greater than or equal to 1"),
     ],
 )
 def test_bad_usage_of_the_gate_is_one_sentence(home, sides, capfd, more, said):
