@@ -16,7 +16,7 @@ from evaluation.versus_data import Learned
 from evaluation.versus_page import comparison_page
 
 SETTINGS = EvaluationSettings(
-    num_images=60, steps=(1, 4), num_detailed=0, num_held_out=20, num_paths=0, batch_size=30, precision="fp32",
+    num_images=60, steps=(2,), num_detailed=0, num_held_out=20, num_paths=0, batch_size=30, precision="fp32",
     num_latency_trials=1, num_calibration=0, grid_size=6,
 )  # fmt: skip
 SERVER = "http://127.0.0.1:5000"
