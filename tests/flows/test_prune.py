@@ -28,7 +28,8 @@ def home(fluxline_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (tmp_path / str(number) / "data.bin").write_bytes(bytes([number]) * 2_000_000)
         refs.append(store.put(tmp_path / str(number), "model"))
         for path in store.path(refs[-1]).iterdir():
-            os.utime(path, (time.time() - (40 - number) * 86_400,) * 2)
+            then = time.time() - (40 - number) * 86_400
+            os.utime(path, (then, then))
     client = tracking.client(home)
     client.create_registered_model("shapes")
     client.create_model_version("shapes", "file:///nowhere", tags={"artifact_digest": refs[0].digest})

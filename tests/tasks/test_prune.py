@@ -134,7 +134,7 @@ def histories(draw):
     return runs, versions, rules
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(histories())
 def test_nothing_that_is_needed_ever_goes(tmp_path_factory, history):
     runs, versions, rules = history
@@ -304,5 +304,6 @@ def test_a_dropped_version_takes_its_files_from_mlflow_and_an_alias_holds_the_ot
     left = registry.all_versions(tracked)
     assert [version.version for version in left] == ["4", "3", "1"]
     assert all((registry.model_directory(tracked, version) / "weights.bin").is_file() for version in left)
-    assert client.list_artifacts(tracking.find_run(tracked, "key1").info.run_id, "model") == []
-    assert client.list_artifacts(tracking.find_run(tracked, "key2").info.run_id, "model") != []
+    runs = [tracking.find_run(tracked, key) for key in ("key1", "key2")]
+    files = [client.list_artifacts(run.info.run_id, "model") for run in runs if run is not None]
+    assert [bool(each) for each in files] == [False, True]

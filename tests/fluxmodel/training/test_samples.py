@@ -8,6 +8,7 @@ from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from fluxmodel.training.__main__ import build_objective, keep_samples, run
 from fluxmodel.training.checkpoint import CheckpointFolder
 from fluxmodel.training.loop import Averaged, train
+from fluxmodel.training.objectives.flow import FlowObjective
 from fluxmodel.training.parallel import World
 from fluxmodel.training_job import SampleSettings
 from tests.fluxmodel.training.tiny_jobs import tiny_job
@@ -47,7 +48,7 @@ def test_drawing_on_the_way_changes_no_bit_of_the_training(tmp_path, autoencoder
 
 def test_the_last_images_are_those_of_the_finished_network(tmp_path, autoencoder):
     job = job_of(tmp_path, autoencoder, precision="fp32")
-    objective = build_objective(job)
+    objective = FlowObjective(job)
     drawn = [
         objective.draw()
         for report in train(objective, job, CheckpointFolder(tmp_path / "a"), World())
