@@ -102,9 +102,12 @@ def _rules(made: GateDecision) -> str:
     rows = []
     for rule in made.rules:
         word, style = _FOUND[rule.verdict]
-        texts = [escape(NAMES.get(rule.name, rule.name)), escape(rule.asked), escape(rule.found)]
-        rows.append([*texts, f'<span class="{style}">{word}</span>'])
-    return f"<h3>The rules it asked</h3>{table(['', 'asked', 'found', ''], rows, worded=True)}"
+        name, asked, found = (
+            escape(each) for each in (NAMES.get(rule.name, rule.name), rule.asked, rule.found)
+        )
+        rows.append([name, f'<span class="{style}">{word}</span>', asked, found])
+    told = table(["", "", "asked", "found"], rows)
+    return f'<h3>The rules it asked</h3><div class="texts">{told}</div>'
 
 
 def _row(row: Difference, role: str) -> list[str]:
