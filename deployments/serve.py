@@ -3,6 +3,8 @@
 Each run is a process of its own; ending this one (Ctrl-C, SIGTERM) ends them after saving checkpoints.
 """
 
+from typing import Any
+
 from flows.environment import set_environment
 from tasks.home import open_home
 
@@ -15,7 +17,9 @@ def main() -> None:
     from flows.compare import compare
     from flows.pipeline import pipeline
 
-    deployments = [each.to_deployment(each.name, concurrency_limit=1) for each in (pipeline, compare)]
+    deployments: list[Any] = [
+        each.to_deployment(each.name, concurrency_limit=1) for each in (pipeline, compare)
+    ]
     serve(*deployments, print_starting_message=False, pause_on_shutdown=False, limit=len(deployments))
 
 
