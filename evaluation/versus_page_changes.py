@@ -211,7 +211,7 @@ def _parents(found: Comparison) -> str:
     )
     shared, different = len(made.shared), len(made.different)
     said = (
-        f"{count_words(shared, 'stage')} gave both the very same artifact; {count_words(different, 'stage')}, marked, "
-        "gave each its own."
+        f"{count_words(shared, 'stage').capitalize()} gave both the very same artifact; "
+        f"{count_words(different, 'stage')}{', marked,' if different else ''} gave each its own."
     )
     return f'<h3>Parents</h3>{note(said)}<ul class="chips">{chips}</ul>'
