@@ -154,8 +154,8 @@ def _found(rule: Rule) -> str:
 def _numbers(found: Comparison) -> str:
     said = (
         "A positive difference is better for the new version, whichever way the number goes. Images are paired by "
-        "prompt and noise; “better” and “worse” need a two-sided p ≤ 0.05 after Holm's correction for the rows of a block, and an "
-        "interval without zero."
+        "prompt and noise; “better” and “worse” need a two-sided p ≤ 0.05 after Holm's correction for the rows of a "
+        "block, and an interval without zero."
     )
     main = [each for each in found.numbers if block_of(each.row.name) in ("", "held_out")]
     rest = [each for each in found.numbers if each not in main]
