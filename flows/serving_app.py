@@ -57,7 +57,7 @@ def serving_app(versions: Sequence[ServedVersion], desk: Desk) -> FastAPI:
                 raise RequestError(
                     "num_images", "one image fits into a PNG; accept application/json for more"
                 )
-            answer = await desk.draw(lambda: model.answer(drawing), request.is_disconnected)
+            answer = await desk.draw(lambda: model.answer(drawing), lambda: _leaves(request))
         except RequestError as error:
             return _refusal(422, error.field, error.message)
         except BusyError as error:
@@ -72,6 +72,12 @@ def serving_app(versions: Sequence[ServedVersion], desk: Desk) -> FastAPI:
         return Response(answer.model_dump_json(), media_type="application/json")
 
     return app
+
+
+async def _leaves(request: Request) -> None:
+    """Return when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _add_pages(app: FastAPI, versions: Sequence[ServedVersion], desk: Desk) -> None:

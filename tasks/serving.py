@@ -156,6 +156,8 @@ class GoneError(Exception):
 class Desk:
     """Takes requests in order and lets one worker draw them.
 
+    The worker's own queue holds them, so that it goes from one to the next without asking the event loop.
+
     Args:
         limit: most requests at once, the one being drawn included; another is turned away.
     """
@@ -163,35 +165,44 @@ class Desk:
     def __init__(self, limit: int):
         self.limit, self.waiting = limit, 0
         self.drawn = 0
-        self._turn = asyncio.Lock()  # first come, first served
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="drawing")
         self._seconds = 0.1  # a drawing takes lately
         self._closing_at = math.inf
 
-    async def draw(self, work: Callable[[], Result], is_gone: Callable[[], Awaitable[bool]]) -> Result:
+    async def draw(self, work: Callable[[], Result], leaves: Callable[[], Awaitable[object]]) -> Result:
         """Wait for one's turn and return what `work` gives; it runs in the worker's thread.
+
+        Args:
+            work: draws.
+            leaves: returns when the one who asked has left.
 
         Raises:
             BusyError: `limit` requests are here already, or the desk closes.
-            GoneError: the one who asked has left meanwhile.
+            GoneError: the one who asked has left before it was their turn.
         """
         if self.waiting >= self.limit:
             wait = max(1, math.ceil(self.waiting * self._seconds))
             raise BusyError(f"{self.waiting} requests are waiting; ask again in {wait} s", wait)
         self.waiting += 1
+        job = self._worker.submit(self._take, work)
+        drawn, gone = asyncio.wrap_future(job), asyncio.ensure_future(leaves())
         try:
-            async with self._turn:
-                if time.monotonic() > self._closing_at:
-                    raise BusyError("the server is stopping; ask again when it is back", 5)
-                if await is_gone():
-                    raise GoneError
-                start = time.monotonic()
-                result = await asyncio.get_running_loop().run_in_executor(self._worker, work)
-                self._seconds += 0.1 * (time.monotonic() - start - self._seconds)
-                self.drawn += 1
-                return result
+            await asyncio.wait({drawn, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not drawn.done() and job.cancel():
+                raise GoneError
+            return await drawn
         finally:
+            gone.cancel()
             self.waiting -= 1
+
+    def _take(self, work: Callable[[], Result]) -> Result:
+        start = time.monotonic()
+        if start > self._closing_at:
+            raise BusyError("the server is stopping; ask again when it is back", 5)
+        result = work()
+        self._seconds += 0.1 * (time.monotonic() - start - self._seconds)
+        self.drawn += 1
+        return result
 
     def close(self, grace_seconds: float) -> None:
         """Begin no drawing later than `grace_seconds` from now."""

@@ -98,8 +98,8 @@ def test_a_damaged_variant_is_found_before_anybody_asks(directory, home, tmp_pat
         open_versions(home, [str(damaged)])
 
 
-async def here() -> bool:
-    return False
+async def stays() -> None:
+    await asyncio.Event().wait()
 
 
 def test_the_desk_draws_one_at_a_time_and_in_order():
@@ -114,7 +114,7 @@ def test_the_desk_draws_one_at_a_time_and_in_order():
 
     async def ask() -> list[int]:
         desk = Desk(100)
-        return await asyncio.gather(*(desk.draw(lambda i=i: work(i), here) for i in range(100)))
+        return await asyncio.gather(*(desk.draw(lambda i=i: work(i), stays) for i in range(100)))
 
     assert asyncio.run(ask()) == drawn == list(range(100))
 
@@ -122,10 +122,10 @@ def test_the_desk_draws_one_at_a_time_and_in_order():
 def test_one_too_many_is_told_when_to_ask_again():
     async def ask() -> list[object]:
         desk = Desk(3)
-        asked = [desk.draw(lambda: time.sleep(0.01), here) for _ in range(5)]
+        asked = [desk.draw(lambda: time.sleep(0.01), stays) for _ in range(5)]
         return [
             *(await asyncio.gather(*asked, return_exceptions=True)),
-            await desk.draw(lambda: "free", here),
+            await desk.draw(lambda: "free", stays),
         ]
 
     *first, fourth, fifth, after = asyncio.run(ask())
@@ -137,21 +137,29 @@ def test_one_too_many_is_told_when_to_ask_again():
 
 
 def test_nobody_is_drawn_for_who_has_left():
-    async def gone() -> bool:
-        return True
+    async def leaves() -> None:
+        await asyncio.sleep(0.01)
 
-    async def ask() -> None:
-        await Desk(3).draw(lambda: pytest.fail("it was drawn"), gone)
+    async def ask() -> list[object]:
+        desk = Desk(3)
+        asked = [
+            desk.draw(lambda: time.sleep(0.1), stays),
+            desk.draw(lambda: pytest.fail("it was drawn"), leaves),
+            desk.draw(lambda: "next", stays),
+        ]
+        return [*(await asyncio.gather(*asked, return_exceptions=True)), desk.waiting]
 
-    with pytest.raises(GoneError):
-        asyncio.run(ask())
+    first, second, *rest = asyncio.run(ask())
+    assert first is None
+    assert isinstance(second, GoneError)
+    assert rest == ["next", 0]
 
 
 def test_a_failure_frees_the_desk():
     async def ask() -> tuple[object, int, str]:
         desk = Desk(1)
-        (failure,) = await asyncio.gather(desk.draw(lambda: 1 // 0, here), return_exceptions=True)
-        return failure, desk.waiting, await desk.draw(lambda: "next", here)
+        (failure,) = await asyncio.gather(desk.draw(lambda: 1 // 0, stays), return_exceptions=True)
+        return failure, desk.waiting, await desk.draw(lambda: "next", stays)
 
     failure, waiting, after = asyncio.run(ask())
     assert isinstance(failure, ZeroDivisionError)
@@ -161,7 +169,7 @@ def test_a_failure_frees_the_desk():
 def test_a_closing_desk_serves_who_waits_until_its_grace_is_over():
     async def ask(grace: float) -> list[object]:
         desk = Desk(9)
-        asked = [asyncio.create_task(desk.draw(lambda: time.sleep(0.05), here)) for _ in range(3)]
+        asked = [asyncio.create_task(desk.draw(lambda: time.sleep(0.05), stays)) for _ in range(3)]
         await asyncio.sleep(0.01)
         desk.close(grace)
         return await asyncio.gather(*asked, return_exceptions=True)
