@@ -113,10 +113,16 @@ def _bench(home: Home, refs: dict[str, ArtifactRef], fields: dict[str, Any], sou
 
 
 def find_version(home: Home, what: str) -> registry.RegisteredVersion:
-    """Return the version NAME@WHICH, a number or alias of the newest model, or the best of a NAME."""
-    name, _, which = what.rpartition("@") if "@" in what else (what, "", "")
-    if not which and (name.isdigit() or name in registry.ALIASES):
-        name, which = "", name
+    """Return the version NAME@WHICH, a number or alias of the newest model, or the best of a NAME.
+
+    Raises:
+        InputError: there is none.
+    """
+    name, at, which = what.rpartition("@")
+    if at and not (name and which):
+        raise InputError(f"{what!r} is no version; write it as NAME@7 or NAME@champion.")
+    if not at:
+        name, which = ("", what) if what.isdigit() or what in registry.ALIASES else (what, "")
     return registry.find_version(home, name or registry.newest_model_name(home), which)
 
 

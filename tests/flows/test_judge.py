@@ -8,7 +8,8 @@ from evaluation.settings import EvaluationSettings
 from flows.cli import run_command
 from flows.judge import _places, print_results, read_steps, sorted_by
 from fluxmodel.errors import InputError
-from tasks.judge import Asked, Bench, settings_for
+from tasks.home import Home
+from tasks.judge import Asked, Bench, find_version, settings_for
 
 
 def metric(value: float, direction: str = "higher") -> dict:
@@ -80,6 +81,28 @@ def test_one_model_and_several_are_printed_with_intervals(capsys):
     assert "two/report.html" in said
     assert "3.0 s: drawing images 2.9 s" in said
     assert " ".join(said.split()).count("no clip too weak") == 2
+
+
+@pytest.mark.parametrize("what", ["shapes@", "@7", "@"])
+def test_half_a_version_is_refused(tmp_path, what):
+    with pytest.raises(InputError, match="is no version; write it as NAME@7 or NAME@champion"):
+        find_version(Home(tmp_path), what)
+
+
+@pytest.mark.parametrize(
+    ("what", "found"),
+    [
+        ("shapes@7", ("shapes", "7")),
+        ("shapes@champion", ("shapes", "champion")),
+        ("shapes", ("shapes", "")),
+        ("7", ("newest", "7")),
+        ("challenger", ("newest", "challenger")),
+    ],
+)
+def test_versions_are_found_by_name_number_and_alias(tmp_path, monkeypatch, what, found):
+    monkeypatch.setattr("tasks.registry.newest_model_name", lambda _: "newest")
+    monkeypatch.setattr("tasks.registry.find_version", lambda _, *asked: asked)
+    assert find_version(Home(tmp_path), what) == found
 
 
 @pytest.fixture

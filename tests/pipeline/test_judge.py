@@ -66,7 +66,6 @@ def test_several_are_told_in_one_table_the_best_first(finished, tmp_path):
     ("arguments", "said"),
     [
         (["nobody@1"], "there is no such model"),
-        (["champion@"], "There is no registered model 'champion'"),
         (["./no/where"], "./no/where is not a directory"),
         (["{empty}"], "no model_index.json there; name a model directory of ours or a diffusers pipeline."),
         (["champion", "--like", f"{NAME}@9"], f"'{NAME}' has no version '9'"),
