@@ -4,6 +4,7 @@ Both need models, data and evaluators, not just what was stored of them; so both
 decides on what is stored and says so.
 """
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,14 @@ def champions_evaluation(
     with registry.answering(run.home):
         model = registry.model_directory(run.home, champion)
     lora = _lora_beside(model, champion, document)
+    tags = champion.tags
+    upstream = {"model": tags.get("model.digest") or tags.get("artifact_digest", "")}
+    upstream |= {"lora": tags.get("lora.digest", "")} if lora else {}
+    upstream |= {name: ref.digest for name, ref in parts.items() if name in ("dataset", *EVALUATORS)}
     identity = StageIdentity(
         stage=STAGE,
-        parameters={"settings": document["settings"], "lora": lora.name if lora else ""},
-        upstream={"model": champion.tags.get("artifact_digest", "")}
-        | {name: ref.digest for name, ref in parts.items() if name in ("dataset", *EVALUATORS)},
+        parameters={"settings": document["settings"]},
+        upstream=upstream,
         seed=0,
         code=code_digests(EVALUATE.modules),
     )
@@ -66,7 +70,7 @@ def champions_evaluation(
     if known is not None and not store.problems(known.artifact):
         return known.artifact
     board().say(f"gate: version {champion.version} is evaluated again, since it differs in {why}.")
-    output = run.work / "champion" / "output"
+    output, started = run.work / "champion" / "output", time.monotonic()
     final = output / "final"
     if not final.is_dir():  # an earlier attempt may have come this far
         settings = EvaluationSettings.model_validate(document["settings"])
@@ -82,7 +86,8 @@ def champions_evaluation(
         run.launch("evaluation", job)
     ref = store.put(final, "evaluation")
     gave = f"{champion.name} version {champion.version} evaluated again"
-    book.write(RunRecord(run_key=identity.run_key, identity=identity, artifact=ref, seconds=0.0, gave=gave))
+    known = {"run_key": identity.run_key, "identity": identity, "artifact": ref, "gave": gave}
+    book.write(RunRecord(**known, seconds=time.monotonic() - started, finished=time.time()))
     return ref
 
 
