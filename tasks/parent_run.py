@@ -92,10 +92,10 @@ class PipelineRun:
             self.mlflow_run_id = tracking.open_run(
                 self.home, self.key, f"{model}, seed {self.config['seed']}", tags
             )
-            given = {
+            given = {  # nested settings are those of a stage, whose run has them
                 name: value
                 for name, value in self.config.items()
-                if name == "seed" or value not in ("", 0, "auto")
+                if name == "seed" or (value not in ("", 0, "auto") and not isinstance(value, dict))
             }
             tracking.log_run(self.home, self.mlflow_run_id, params=given)
         except Exception as error:  # whatever MLflow or the network raises

@@ -27,7 +27,8 @@ TRAIN = Stage(
 
 
 NUM_PROMPTS, NUM_LOOKS = 4, 8
-"""Images that training shows on its way: enough to see it learn, at the price of a few steps."""
+"""Images that training shows on its way: enough to see it learn, at the price of a few steps. With more than ten
+steps MLflow draws a slider without marks."""
 
 
 class SamplerDefaults(BaseModel):
@@ -49,7 +50,7 @@ def watched(job: TrainingJob, latents: Path, sampler: SamplerDefaults) -> Traini
     prompts = list(dict.fromkeys(min((c["text"] for c in row), key=len) for row in rows[:100] if row))
     samples = SampleSettings(
         prompts=tuple(prompts[:NUM_PROMPTS]),
-        every=max(1, job.steps // NUM_LOOKS),
+        every=-(-job.steps // NUM_LOOKS),
         num_steps=sampler.num_steps,
         guidance=sampler.guidance,
     )

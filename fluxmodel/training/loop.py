@@ -101,15 +101,13 @@ def train(
     optimizer = MasterOptimizer(model, job.optimizer, world)
     average = WeightAverage(optimizer.masters, job.ema_decay)
     model.to(dtype)
-    start = 0
+    start = saved["step"] if saved else 0
     if saved:
-        start = saved["step"]
         optimizer.load_state_dict(saved["optimizer"])
         torch._foreach_copy_(average.average, saved["average"])
     part = world.slice(job.batch_size)
-    if start == 0 and job.samples.is_due(0, job.steps):
-        with averaged(model, optimizer, average):
-            yield Averaged(0)
+    if start == 0:
+        yield from _time_to_draw(0, job, optimizer, average, model)
 
     for step in range(start, job.steps):
         began = time.perf_counter()
@@ -124,13 +122,10 @@ def train(
         metrics = {"loss": loss.detach(), "grad_norm": norm, **scalars} if logged else {}
         figures = {name: float(value) for name, value in metrics.items()}
         yield StepReport(done, job.steps, figures, time.perf_counter() - began)
-        if job.samples.is_due(done, job.steps):
-            with averaged(model, optimizer, average):
-                yield Averaged(done)
+        yield from _time_to_draw(done, job, optimizer, average, model)
         stopping = done < job.steps and world.agree(should_stop())
         if world.is_first and (stopping or (done % job.checkpoint_every == 0 and done < job.steps)):
-            state = {"optimizer": optimizer.state_dict(), "average": average.average}
-            checkpoints.save(done, {"precision": precision, **state})
+            checkpoints.save(done, _state(precision, optimizer, average))
         if stopping:
             yield Interrupted(done)
             return
@@ -139,6 +134,20 @@ def train(
     torch._foreach_copy_([p.data for p in optimizer.working], average.average)
     model.eval()
     yield Trained(precision)
+
+
+def _time_to_draw(
+    step: int, job: TrainingJob, optimizer: MasterOptimizer, average: WeightAverage, model: nn.Module
+) -> Iterator[Averaged]:
+    """Yield once, with the averaged weights in the model, where samples are due."""
+    if job.samples.is_due(step, job.steps):
+        with averaged(model, optimizer, average):
+            yield Averaged(step)
+
+
+def _state(precision: str, optimizer: MasterOptimizer, average: WeightAverage) -> dict[str, Any]:
+    """Return what a checkpoint holds beside its step."""
+    return {"precision": precision, "optimizer": optimizer.state_dict(), "average": average.average}
 
 
 def _common_precision(job: TrainingJob, world: World) -> str:

@@ -148,9 +148,11 @@ def test_a_registered_model_comes_back_from_the_store_or_from_mlflow(tracked, tm
     store = ArtifactStore(tracked)
     ref = store.put(tmp_path / "made", "model")
     run = tracking.open_run(tracked, "key", "register", {})
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "README.md").write_text("# card")
     for expected in ("1", "2"):
         made = registry.register_version(
-            tracked, "shapes", run, store.path(ref), ref, {"dataset": "d"}, "# card"
+            tracked, "shapes", run, store.path(ref), ref, {"dataset": "d"}, "# card", tmp_path / "beside"
         )
         assert made.version == expected
     found = registry.find_version(tracked, "shapes")
@@ -158,7 +160,10 @@ def test_a_registered_model_comes_back_from_the_store_or_from_mlflow(tracked, tm
     assert registry.newest_model_name(tracked) == "shapes"
     assert registry.model_directory(tracked, found) == store.path(ref)
     store.discard(ref)
-    assert (registry.model_directory(tracked, found) / "model_index.json").is_file()
+    names = [path.name for path in registry.model_directory(tracked, found).iterdir()]
+    assert sorted(names) == ["manifest.json", "model_index.json"]  # the card is MLflow's alone
+    there = [f.path for f in tracking.client(tracked).list_artifacts(run, "model")]
+    assert "model/README.md" in there
     assert registry.has_version(tracked, "shapes", "2")
     assert not registry.has_version(tracked, "shapes", "7")
 
