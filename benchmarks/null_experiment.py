@@ -74,8 +74,9 @@ def main() -> int:
 
 def simulate(pool: Pool, years: int, workers: int) -> tuple[list[Row], dict[str, float]]:
     """Return the rows and figures of one pool of trained seeds; power of the primary comes last."""
-    correct, attributes = pool.all_correct.astype(np.int64), pool.right.astype(np.int64)
-    primaries = {"attr_acc": (attributes, int(pool.asked.max())), "all_correct": (correct, 1)}
+    correct, top = pool.all_correct.astype(np.int64), int(np.lcm.reduce(pool.asked.astype(int)))
+    attributes = pool.right * (top // pool.asked[:, None].astype(np.int64))
+    primaries = {"attr_acc": (attributes, top), "all_correct": (correct, 1)}
     blocks = [(block, min(BLOCK, years - start)) for block, start in enumerate(range(0, years, BLOCK))]
     with ProcessPoolExecutor(workers) as executor:
         sharp = [executor.submit(sharp_null, correct, *block) for block in blocks]
