@@ -86,9 +86,25 @@ def frechet_from_moments(first: Moments, second: Moments) -> Tensor:
     if first.n <= len(first.mean) or int(failed):
         overlap = torch.linalg.svdvals(_root(first.covariance).T @ _root(second.covariance)).sum()
     else:
-        overlap = torch.linalg.eigvalsh(root.T @ second.covariance @ root).clamp(min=0).sqrt().sum()
+        overlap = torch.linalg.eigvalsh(_congruent(root, second.covariance)).clamp(min=0).sqrt().sum()
     traces = first.covariance.trace() + second.covariance.trace()
     return ((first.mean - second.mean).square().sum() + traces - 2 * overlap).clamp(min=0)
+
+
+def _congruent(root: Tensor, covariance: Tensor, block: int = 256) -> Tensor:
+    """The lower triangle of root' S root for a lower triangular root, which is all that `eigvalsh` reads.
+
+    In blocks that leave out the zeros and the upper half: a third of the multiplications of two whole products.
+    """
+    half, found = torch.empty_like(covariance), torch.zeros_like(covariance)
+    starts = range(0, len(root), block)
+    for start in starts:
+        columns = slice(start, start + block)
+        half[:, columns] = covariance[:, start:] @ root[start:, columns]
+    for start in starts:
+        rows = slice(start, start + block)
+        found[rows, : start + block] = root[start:, rows].T @ half[start:, : start + block]
+    return found
 
 
 def _root(covariance: Tensor) -> Tensor:

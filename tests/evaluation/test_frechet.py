@@ -8,6 +8,7 @@ from evaluation.frechet import (
     FrechetDistance,
     Moments,
     ReferenceFeatures,
+    _congruent,
     frechet_distance,
     frechet_from_moments,
     in_one_order,
@@ -124,6 +125,14 @@ def test_merged_from_four_shards_in_any_order_it_is_the_same_to_the_last_bit(n):
         for shard in shards[1:]:
             shards[0].merge_state(shard)
         assert torch.equal(shards[0].compute(), whole.compute())
+
+
+def test_half_a_product_in_blocks_is_the_lower_half_of_the_whole():
+    root = torch.linalg.cholesky(Moments.of(features(60)).covariance)
+    covariance = Moments.of(features(60, seed=1)).covariance
+    for block in (5, 12, 256):
+        whole = root.T @ covariance @ root
+        torch.testing.assert_close(_congruent(root, covariance, block).tril(), whole.tril())
 
 
 def test_the_order_of_rows_is_one_whatever_order_they_come_in():
