@@ -79,8 +79,7 @@ def evaluate(
     Args:
         model_dir: what `TextToImage.from_pretrained` reads, or a diffusers pipeline.
         dataset_dir: the curated dataset.
-        evaluators: directories by name: "dual_encoder"; "detector", "style_classifier" and
-            "inception" (its file of weights) where there are any.
+        evaluators: places by name: dual_encoder; detector, style_classifier, inception (a file) if there are any.
         settings: what to measure.
         output: created where missing.
         progress: told (images drawn, images in all, what is being drawn).
@@ -107,7 +106,6 @@ def evaluate(
     numbers = headline_metrics(*told, instruments, made.cost, trained_on(nearest, benchmark))
     document = {
         "identity": entrant.own_identity(identity).model_dump(),
-        "contestant": entrant.record,
         "headline": headline.place() | {"chosen_by": made.chosen_by},
         "metrics": [each.model_dump() for each in numbers],
         "nearest": nearest,
@@ -117,10 +115,10 @@ def evaluate(
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
         "chance": {"retrieval": instruments.chance(benchmark.prompts)},
         "judge": _judge(instruments.judge, settings, entrant),
-        **_circumstances(instruments, evaluators, dataset, settings),
+        **_circumstances(entrant, evaluators, dataset, settings),
         **_groups(headline.measured, made.further, instruments.skipped),
+        "cost": _cost(started, drawn.total),
     }  # fmt: skip
-    document["cost"] = _cost(started, drawn.total)
     _keep_features(output, headline.measured, instruments)
     return _write(output, _finite(document), *told, benchmark, dataset.record)
 
@@ -171,13 +169,14 @@ def _keep_features(output: Path, measured: Measured, instruments: Instruments) -
 
 
 def _circumstances(
-    instruments: Instruments,
+    entrant: Entrant,
     evaluators: dict[str, Path],
     dataset: CuratedDataset,
     settings: EvaluationSettings,
 ) -> dict[str, Any]:
-    """What was judged with, and on what."""
+    """What was drawn and how, what was judged with, and on what."""
     return {
+        "contestant": entrant.record,
         "evaluators": {name: card_of(directory) for name, directory in evaluators.items()},
         "settings": settings.semantic(),
         "data": str(dataset.record.get("data", "")),
