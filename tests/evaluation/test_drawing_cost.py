@@ -53,7 +53,7 @@ def test_times_of_different_machines_are_not_compared():
     from evaluation.identity import require_comparable
 
     fields = dict.fromkeys(Identity.model_fields, "same") | {"steps": 1, "guidance": 1.0, "n": 8}
-    shared = Identity(**fields)
+    shared = Identity.model_validate(fields)
     first, second = (
         DrawingCost(5.0, 3, 100.0, 8, device).measurements({"steps": 1})[0] for device in ("cpu a", "cpu b")
     )
