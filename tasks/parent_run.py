@@ -135,7 +135,8 @@ class PipelineRun:
     def _log_images(self, summary: Summary, records: list[RunRecord]) -> str:
         """Gather the sliders of the whole run in a run of their own, and return its id.
 
-        MLflow writes a run's parameters above each of its images: this run has none, so the images have the room.
+        MLflow writes a run's parameters above each of its images: this run has none, so the images have the room. It is
+        no child of the pipeline's: a table folds children away, whatever it is filtered by.
         """
         home, key = self.home, f"{self.key}-images"
         known = tracking.find_run(home, key)
@@ -146,7 +147,7 @@ class PipelineRun:
             samples = home.work(record.run_key) / "output" / SAMPLES
             pictures += training_pictures(samples, record.identity.stage)
         name, tags = f"{summary.model} v{summary.version} images", {"stage": "images", "model": summary.model}
-        run_id = tracking.open_run(home, key, name, tags | {"model_version": summary.version}, self.key)
+        run_id = tracking.open_run(home, key, name, tags | {"model_version": summary.version})
         tracking.log_pictures(home, run_id, pictures)
         tracking.close_run(home, run_id, "FINISHED")
         return run_id
