@@ -80,7 +80,6 @@ def evaluate(
         model_dir: what `TextToImage.from_pretrained` reads, or a diffusers pipeline.
         dataset_dir: the curated dataset.
         evaluators: places by name: dual_encoder; detector, style_classifier, inception (a file) if there are any.
-        settings: what to measure.
         output: created where missing.
         progress: told (images drawn, images in all, what is being drawn).
         on_point: given each point of the curves as it is finished.
