@@ -14,6 +14,7 @@ import itertools
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def main() -> int:
     return 0
 
 
-def held(intervals: Iterable[tuple[Interval, float]]) -> float:
+def held(intervals: Iterable[tuple[Interval, Any]]) -> float:
     """Return the share of intervals that hold their truth."""
     return float(np.mean([each.ci_low <= truth <= each.ci_high for each, truth in intervals]))
 
