@@ -31,8 +31,8 @@ def try_gate(challenger: str, champion: str, name: str, preset: str, settings: G
         settings = settings.model_copy(update={"thresholds": asked | settings.thresholds})
     home = open_registry()
     with registry.answering(home):
-        sides = [find_side(home, each, name).evaluation for each in (challenger, champion)]
-    decision = decide(*sides, settings)
+        one, other = (find_side(home, each, name).evaluation for each in (challenger, champion))
+    decision = decide(one, other, settings)
     if decision.verdict == "incomparable":
         raise IncomparableError(decision.reasons[0], decision.differing)
     return decision

@@ -16,9 +16,9 @@ def seeds():
     return (ability > 0).astype(np.int64)
 
 
-def mean_sum(*arguments, **more):
+def mean_sum(one, other, **more):
     rng = np.random.default_rng(1)
-    return np.mean([null_experiment.sums_of(*arguments, rng, **more).mean(0) for _ in range(400)], axis=0)
+    return np.mean([null_experiment.sums_of(one, other, rng, **more).mean(0) for _ in range(400)], axis=0)
 
 
 def test_the_challenger_gains_as_many_points_as_asked_and_the_toss_takes_away_the_rest(seeds):

@@ -5,15 +5,14 @@ from scipy import linalg
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from evaluation.frechet import (
-    FrechetDistance,
     Moments,
     ReferenceFeatures,
     _congruent,
     frechet_distance,
     frechet_from_moments,
-    in_one_order,
     left_out_moments,
 )
+from evaluation.frechet_metric import FrechetDistance, in_one_order
 from evaluation.statistics import blocks_of
 
 
