@@ -35,7 +35,9 @@ class SampleSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompts: tuple[str, ...] = Field(default=(), description="Drawn each time from the same noise.")
-    every: int = Field(default=100, gt=0, description="Steps between them; the first and last have images too.")
+    every: int = Field(
+        default=100, gt=0, description="Steps between them; the first and last have images too."
+    )
     num_steps: int = Field(default=8, gt=0, description="Euler steps of an image.")
     guidance: float = Field(default=1.0, ge=1, description="Guidance; 1 is unguided.")
 
