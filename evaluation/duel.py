@@ -1,8 +1,8 @@
 """Two models asked for the same prompts with further noise until the gate can decide; and timed in turn.
 
 The first look has one image a prompt, as both evaluations have it. Each further look adds noise seeds (1, 2, 4, 8 a
-prompt) at both headline points, and the exact test by prompt takes all rows so far; it stops as soon as the primary is
-decided. Seeds are fixed by the settings, so the same two models give the same rows whenever they are asked.
+prompt) at both headline points, and the exact test by prompt takes all rows so far; it stops as soon as nothing is
+open that noise can settle. Seeds are fixed by the settings: the same two models give the same rows whenever asked.
 
 Latencies of two evaluations come from different hours of a machine. Here the two draw one image each in turn, so what
 slows the machine slows both, and the median of the ratios counts.

@@ -54,6 +54,8 @@ CURABLE = (
     "dataset", "reference", "feature_extractor", "judge", "text_image", "prompts", "seeds", "n", "dtype", "code",
 )  # fmt: skip
 """Fields of an identity that follow the data, the evaluators and the code: evaluating again makes them alike."""
+OVER_IMAGES = ("primary", "attr_acc", "clip", "contrast", "groups")
+"""Rules that further noise can settle; the others look at sets drawn once."""
 _STAYS = "The champion stays; to replace it by hand, use `fluxline promote`."
 
 
@@ -183,9 +185,12 @@ def read_drawn(further: Path | None) -> dict[str, Any]:
 
 
 def needs_more_noise(decision: GateDecision) -> bool:
-    """Return whether further noise may settle the primary: it is open, and there are looks left to take."""
-    primary = next((rule for rule in decision.rules if rule.name == "primary"), None)
-    if decision.verdict != "inconclusive" or primary is None or primary.verdict != "open":
+    """Return whether further noise may settle it: a rule over images is open, and there are looks left to take.
+
+    A primary shown better is tested again at each further look, so its budget is the same whatever else is open.
+    """
+    found = {rule.name: rule.verdict for rule in decision.rules}
+    if decision.verdict != "inconclusive" or "open" not in {found.get(name) for name in OVER_IMAGES}:
         return False
     is_spent = decision.gates_spent >= decision.settings.gates_per_year
     return decision.look < len(decision.settings.budget.rounds) and not is_spent

@@ -12,9 +12,9 @@ import torch
 
 from evaluation.compare import compare_evaluations, pair_by_pair
 from evaluation.feature_file import write_features
-from evaluation.gate import GateSettings, decide, needs_more_noise, needs_timing
+from evaluation.gate import GateDecision, GateSettings, decide, needs_more_noise, needs_timing
 from evaluation.identity import Identity
-from evaluation.rules import p_beyond
+from evaluation.rules import Rule, p_beyond
 from evaluation.statistics import holm
 from tests.kit import write_evaluation
 
@@ -277,6 +277,20 @@ def test_a_look_needs_a_p_value_below_its_part_of_the_budget(tmp_path):
         assert decide(sides[1], sides[0], ASK).verdict == {"promote": "reject"}.get(verdict, verdict)
         alone = decide(*sides, GateSettings(max_rounds=1))  # one look has the whole gate's budget
         assert (alone.verdict, needs_more_noise(alone)) == ("promote", False)
+
+
+@pytest.mark.parametrize(
+    ("open_rule", "is_settled_by_noise"),
+    [("primary", True), ("attr_acc", True), ("groups", True), ("fd", False), ("held_out/all_correct", False)],
+)
+def test_noise_is_drawn_for_whatever_it_can_settle(open_rule, is_settled_by_noise):
+    names = ("primary", "attr_acc", "groups", "fd", "held_out/all_correct")
+    rules = [
+        Rule(name=name, asked="", found="", verdict="open" if name == open_rule else "kept") for name in names
+    ]
+    asked = {"verdict": "inconclusive", "reasons": [], "rules": rules, "settings": GateSettings()}
+    assert needs_more_noise(GateDecision.model_validate(asked)) == is_settled_by_noise
+    assert not needs_more_noise(GateDecision.model_validate(asked | {"verdict": "reject"}))
 
 
 @pytest.mark.parametrize(
