@@ -64,7 +64,7 @@ def submit_stages(plan: Plan, context: RunContext) -> dict[str, Future]:
     decision: Future = gate.submit(context, evaluation, plan.name, plan.gate)
     lora = styled.get("lora")
     version = register.submit(context, model, evaluation, decision, dataset, plan.name, lora)
-    prepared = {f"prepare-{name}": future for name, future in (parts | judges).items()}
+    prepared = {f"prepare-{name}": (parts | judges)[name] for name in plan.parts}
     if styled:
         prepared["prepare-style_classifier"] = styled["style_classifier"]
     return {

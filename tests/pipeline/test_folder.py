@@ -74,7 +74,8 @@ def test_a_folder_is_learned_and_then_a_style_of_a_folder(
     again = ["prepare-style_classifier", "finetune", "evaluate", "gate", "register"]
     assert sorted(ran(styled)) == sorted(again)
     assert styled["finetune"]["gave"].startswith('"sketchy" from 8 images')
-    assert styled["gate"]["reason"].startswith("re-ran because input evaluation changed")
+    assert styled["gate"]["reason"].startswith("re-ran because champion changed none -> version 1")
+    assert styled["gate"]["reason"].endswith(", input evaluation changed")
     assert registry.find_version(Home(command.home), "patches", "2").tags["lora.name"] == "sketches"
     asked_for = ["--model", "patches@2", "--lora", "sketches", "--out", str(tmp_path / "out"), "--json"]
     drawn, _ = command.run("generate", "a red patch in sketchy", *asked_for)
