@@ -18,7 +18,7 @@ _NAMES = {
     "clip": "CLIP score",
     "fd": "Frechet distance",
     "kid": "kernel distance (KID)",
-    "mind": "MIND",
+    "mind": "Monge distance",
     "precision": "precision",
     "recall": "recall",
     "density": "density",
