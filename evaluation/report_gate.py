@@ -9,6 +9,8 @@ from typing import Any
 from .compare import Difference
 from .gate import GateDecision
 from .page import note, section, table
+from .rules_table import rules_table
+from .versus_words import metric_words, plain_words
 from .wording import borne, in_words
 
 TITLE = "The verdict"
@@ -17,26 +19,6 @@ WORDS = {
     "reject": "Reject",
     "inconclusive": "Inconclusive",
     "incomparable": "Incomparable",
-}
-NAMES = {
-    "all_correct": "images all correct",
-    "attr_acc": "attributes right",
-    "held_out/all_correct": "held-out images all correct",
-    "retrieval": "own caption found",
-    "clip": "CLIP score",
-    "fd": "Frechet distance",
-    "memorised": "images memorised",
-    "contrast": "contrast",
-    "primary": "better than the champion",
-    "groups": "no group left behind",
-    "budget": "gates this year",
-    "latency": "time an image",
-}
-_FOUND = {
-    "kept": ("kept", "pass"),
-    "open": ("not shown", ""),
-    "broken": ("broken", "miss"),
-    "unmeasured": ("not measured", ""),
 }
 _WIDTH, _HEIGHT, _GOOD, _BAD, _SOFT, _INK = 176, 24, "#2f7d4f", "#b23a2e", "#b7bec4", "#22262a"
 
@@ -59,14 +41,14 @@ def verdict(decision: Mapping[str, Any] | None, registration: Mapping[str, Any] 
         note(against),
         banner(made),
         _numbers(made),
-        _rules(made),
+        rules_table(made, "The other rules it asked", [guard.name for guard in made.guards]),
         note(registered(registration)),
     )
 
 
 def banner(made: GateDecision) -> str:
     """The verdict in large print with its reasons."""
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in made.reasons)
+    reasons = "".join(f"<li>{escape(plain_words(reason))}</li>" for reason in made.reasons)
     return f'<div class="verdict {made.verdict}"><b>{WORDS[made.verdict]}</b><ul>{reasons}</ul></div>'
 
 
@@ -95,28 +77,15 @@ def _numbers(made: GateDecision) -> str:
     return f"<h3>The numbers it weighed</h3>{table(head, rows, 0 if made.primary else None)}{said}"
 
 
-def _rules(made: GateDecision) -> str:
-    """Every rule: what it asked, what it found, and whether that kept it."""
-    if not made.rules:
-        return ""
-    rows = []
-    for rule in made.rules:
-        word, style = _FOUND[rule.verdict]
-        name, asked, found = (
-            escape(each) for each in (NAMES.get(rule.name, rule.name), rule.asked, rule.found)
-        )
-        rows.append([name, f'<span class="{style}">{word}</span>', asked, found])
-    told = table(["", "", "asked", "found"], rows)
-    return f'<h3>The rules it asked</h3><div class="texts">{told}</div>'
-
-
 def _row(row: Difference, role: str) -> list[str]:
     challenger, champion, difference, interval = (escape(each) for each in in_words(row))
     margin = ""
     if row.margin is not None:
         kept = ("kept", "pass") if row.passed else ("not shown", "miss")
         margin = f'{borne(row.name, row.margin)}<span class="ci {kept[1]}">{kept[0]}</span>'
-    name = f"{escape(NAMES.get(row.name, row.name))}{f'<span class=ci>{role}</span>' if role else ''}"
+    words, where = metric_words(row.name)
+    small = ", ".join(filter(None, (role, where)))
+    name = f"{escape(words)}{f'<span class=ci>{escape(small)}</span>' if small else ''}"
     return [
         name,
         challenger,

@@ -12,13 +12,12 @@ from .compare import Side
 from .gate import GateDecision, Verdict
 from .page import box, boxes, contents, note, page, section, table
 from .report_gate import banner, drawn_interval
-from .rules import Rule
+from .rules_table import rule_words, rules_table
 from .versus_changes import VersionAccount
 from .versus_numbers import NumberRow, block_of
 from .versus_page_changes import changes_chapter, changes_in_a_sentence
 from .versus_page_images import groups, images, short_label, small
 from .versus_words import (
-    count_words,
     difference_words,
     interval_words,
     metric_words,
@@ -44,7 +43,6 @@ _MARKS = {
     "same": "the same",
     "none": "no test",
 }
-_FINDINGS = {"broken": "miss", "open": "", "kept": "pass"}
 _BLOCKS = {"detailed": "prompts in full", "lora": "the LoRA"}
 
 
@@ -108,47 +106,14 @@ def _verdict(found: Comparison) -> str:
             "noise. It promotes only what is shown better and no worse elsewhere."
         )
     said = f"{said} {found.note[:1].upper()}{found.note[1:]}".strip()
-    plain = decision.model_copy(update={"reasons": [plain_words(each) for each in decision.reasons]})
-    return section("verdict", "gate", "The verdict", note(escape(said)), banner(plain), _rules(found))
-
-
-def _rules(found: Comparison) -> str:
-    """What the gate asks and found: what is not kept first, and each kept rule but the LoRA's, which are counted."""
-    asked = [rule for rule in found.decision.rules if rule.verdict != "unmeasured"]
-    told = [rule for rule in asked if rule.verdict != "kept" or block_of(rule.name) != "lora"]
-    rows = [
-        [
-            escape(_rule_words(found, rule.name)),
-            f'<span class="{_FINDINGS[rule.verdict]}">{escape(rule.verdict)}</span>',
-            f'<span class="said">{escape(_found(rule))}{small(f"asked: {plain_words(rule.asked)}")}</span>',
-        ]
-        for rule in sorted(told, key=lambda rule: list(_FINDINGS).index(rule.verdict))
-    ]
-    if not rows:
-        return ""
-    notes = (
-        [f"Kept, too: {count_words(len(asked) - len(told), 'rule')} on the LoRA."]
-        if len(told) < len(asked)
-        else []
+    return section(
+        "verdict",
+        "gate",
+        "The verdict",
+        note(escape(said)),
+        banner(decision),
+        rules_table(decision, "Every rule it asks"),
     )
-    missing = [_rule_words(found, rule.name) for rule in found.decision.rules if rule.verdict == "unmeasured"]
-    notes += [f"Not asked, as not measured on both sides: {', '.join(missing)}."] if missing else []
-    more = note(escape(" ".join(notes))) if notes else ""
-    return f"<h3>Every rule it asks</h3>{table(['rule', '', 'found'], rows, worded=True)}{more}"
-
-
-def _rule_words(found: Comparison, name: str) -> str:
-    """A rule that is named after a number by what that number is called."""
-    if name == "primary" and found.decision.primary is not None:
-        return f"primary: {metric_words(found.decision.primary.name)[0]}"
-    words, where = metric_words(name.removeprefix("threshold "))
-    asked = ", least asked" if name.startswith("threshold ") else ""
-    return f"{words}{f', {where}' if where else ''}{asked}"
-
-
-def _found(rule: Rule) -> str:
-    """What a rule found, less its own name."""
-    return plain_words(rule.found.removeprefix(f"{rule.name} "))
 
 
 def _numbers(found: Comparison) -> str:
@@ -164,7 +129,7 @@ def _numbers(found: Comparison) -> str:
         blocks = dict.fromkeys(block_of(each.row.name) for each in rest)
         which = " and ".join(_BLOCKS.get(each, each) for each in blocks)
         further = f"<details><summary>{len(rest)} more: {escape(which)}</summary>{_number_table(found, rest)}</details>"
-    left_out = ", ".join(_rule_words(found, name) for name in found.unlike)
+    left_out = ", ".join(rule_words(found.decision, name) for name in found.unlike)
     more = note(f"Measured differently, so left out: {escape(left_out)}.") if left_out else ""
     return section(
         "numbers", "evaluate", "The numbers", note(said), _number_table(found, main), further, more
