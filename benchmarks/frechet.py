@@ -33,7 +33,7 @@ def main() -> None:
     """Measure and publish."""
     parser = argparse.ArgumentParser(description="Time the Frechet distance at 2048 dimensions.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that count")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds that count")
     parser.add_argument("--few", type=int, default=1000, help="images a side, fewer than dimensions")
     parser.add_argument("--many", type=int, default=5000, help="images a side, more than dimensions")
     arguments = parser.parse_args()

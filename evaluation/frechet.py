@@ -3,9 +3,10 @@
 d^2 = |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)    (Heusel et al. 2017, arXiv:1706.08500)
 
 With S1 = A A' and S2 = B B' the last trace is the sum of the singular values of A'B, so no square root of a
-non-symmetric matrix is ever taken. A full-rank S1 gives A by Cholesky, and the singular values are the roots of the
-eigenvalues of A' S2 A; with fewer samples than dimensions the centred features themselves are A and B. It is called
-the Frechet distance and labelled with its extractor: FID is its name over Inception features only.
+non-symmetric matrix is ever taken. A full-rank S1 gives A by Cholesky, and the singular values are the roots of
+the eigenvalues of A' S2 A, which are those of S2 S1; with fewer samples than dimensions the centred features
+themselves are A and B. It is called the Frechet distance and labelled with its extractor: FID is its name over
+Inception features only.
 """
 
 from dataclasses import dataclass, replace
@@ -39,29 +40,29 @@ class Moments:
 
 def frechet_from_moments(first: Moments, second: Moments) -> Tensor:
     """Distance from means and covariances: Cholesky where the first covariance is positive definite."""
-    root, failed = torch.linalg.cholesky_ex(first.covariance)
-    if first.n <= len(first.mean) or int(failed):
+    values = None if first.n <= len(first.mean) else _product_eigenvalues(first.covariance, second.covariance)
+    if values is None:
         overlap = torch.linalg.svdvals(_root(first.covariance).T @ _root(second.covariance)).sum()
     else:
-        overlap = torch.linalg.eigvalsh(_congruent(root, second.covariance)).clamp(min=0).sqrt().sum()
+        overlap = values.clamp(min=0).sqrt().sum()
     traces = first.covariance.trace() + second.covariance.trace()
     return ((first.mean - second.mean).square().sum() + traces - 2 * overlap).clamp(min=0)
 
 
-def _congruent(root: Tensor, covariance: Tensor, block: int = 256) -> Tensor:
-    """The lower triangle of root' S root for a lower triangular root, which is all that `eigvalsh` reads.
+def _product_eigenvalues(first: Tensor, second: Tensor) -> Tensor | None:
+    """Eigenvalues [d] of first @ second, both [d, d]; None where `first` is not positive definite.
 
-    In blocks that leave out the zeros and the upper half: a third of the multiplications of two whole products.
+    S2 S1 v = w v is LAPACK's symmetric-definite problem of type 2 (sygv): Cholesky, S2 made smaller on both sides at
+    once, eigenvalues of a symmetric matrix. SciPy's LAPACK reduces a matrix of 2048 faster than torch's.
     """
-    half, found = torch.empty_like(covariance), torch.zeros_like(covariance)
-    starts = range(0, len(root), block)
-    for start in starts:
-        columns = slice(start, start + block)
-        half[:, columns] = covariance[:, start:] @ root[start:, columns]
-    for start in starts:
-        rows = slice(start, start + block)
-        found[rows, : start + block] = root[start:, rows].T @ half[start:, : start + block]
-    return found
+    from scipy import linalg  # 0.2 s
+
+    sides = (side.numpy().T for side in (second, first))  # symmetric, and in LAPACK's order of storage
+    try:
+        values = linalg.eigh(*sides, type=2, driver="gv", eigvals_only=True, check_finite=False)
+    except linalg.LinAlgError:
+        return None
+    return torch.from_numpy(values)
 
 
 def _root(covariance: Tensor) -> Tensor:
