@@ -6,22 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import CycloptsError, Parameter
 
+import flows.cli_operations  # noqa: F401  its verbs are registered by importing it
 from evaluation.gate_settings import GateSettings
+from flows.command import Json as _Json
+from flows.command import app
 from flows.config import PipelineConfig
 from fluxmodel.errors import FluxlineError, InputError, InterruptedRun
 from tasks.prune_rules import PruneRules
 
-app = App(
-    name="fluxline",
-    help="Turn a pile of images into a registered, evaluated, few-step text-to-image model, again and again.",
-    version="0.1.0",
-)
 _DEFAULT = PipelineConfig()
 _GATE = GateSettings()
 _PRUNE = PruneRules()
-_Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object as the last line.")]
 
 
 def main(arguments: list[str] | None = None) -> None:
