@@ -21,6 +21,7 @@ from tasks.home import Home, open_home
 from tasks.in_use import in_use
 from tasks.launch import STOP
 from tasks.pictures import SAMPLES, step_pictures, training_pictures
+from tasks.presence import RUN, present, this_flow_run
 from tasks.progress import board
 from tasks.run_key import RunBook, RunRecord
 from tasks.stage_run import RunContext
@@ -77,6 +78,12 @@ class PipelineRun:
         return RunContext(home=str(self.home.root), pipeline_key=self.key)
 
     @property
+    def name(self) -> str:
+        """What it makes, in a few words."""
+        model = self.config.get("name") or f"fluxline-{self.config['preset']}"
+        return f"{model}, seed {self.config['seed']}"
+
+    @property
     def mlflow_url(self) -> str:
         """Page of the parent run; empty when no MLflow server is up."""
         try:
@@ -88,10 +95,7 @@ class PipelineRun:
         """Open or re-open the parent run; while MLflow is away, leave that for later."""
         try:
             tags = {"stage": "pipeline", **self.tags}
-            model = self.config.get("name") or f"fluxline-{self.config['preset']}"
-            self.mlflow_run_id = tracking.open_run(
-                self.home, self.key, f"{model}, seed {self.config['seed']}", tags
-            )
+            self.mlflow_run_id = tracking.open_run(self.home, self.key, self.name, tags)
             given = {  # nested settings are those of a stage, whose run has them
                 name: value
                 for name, value in self.config.items()
@@ -180,9 +184,10 @@ def pipeline_run(config: dict[str, Any], data_fingerprint: str) -> Iterator[Pipe
     run = PipelineRun(home, _unfinished(place) or uuid.uuid4().hex, config, _prefect_tags())
     place.parent.mkdir(exist_ok=True)
     place.write_text(json.dumps({"key": run.key}))
-    run.open()
+    seen = present(home, run.name, RUN, pipeline_key=run.key, prefect=this_flow_run())
     try:
-        with in_use(home):
+        with seen, in_use(home):
+            run.open()
             yield run
     except BaseException as error:
         STOP.set()

@@ -24,6 +24,7 @@ from tasks.in_use import in_use
 from tasks.launch import STOP
 from tasks.links import TaskLinks
 from tasks.machine import environment
+from tasks.presence import ALIKE, QUEUED, WORKING, present, this_flow_run
 from tasks.progress import board
 from tasks.resources import RESOURCES, slots, worth_retrying
 from tasks.run_key import RunBook, RunRecord, StageIdentity
@@ -105,14 +106,17 @@ class Stage:
         folder = home.work(identity.run_key)
         resources = RESOURCES.get(identity.stage, RESOURCES[self.name])
         threads = _threads(inputs) or resources.cpus
-        with in_use(home), _only_one(folder / "lock"):
+        seen = present(home, identity.stage, ALIKE, identity.run_key, context.pipeline_key, this_flow_run())
+        with in_use(home), seen as note, _only_one(folder / "lock"):
             (folder / "output").mkdir(exist_ok=True)
             record = book.read(identity.run_key)
             latest = [(d.run_key, d.reused) for d in book.history(identity.stage)[-1:]]
             if latest != [(identity.run_key, record is not None)]:
                 book.decide(identity, reused=record is not None)  # Prefect was not asked, or did not know
             if record is None:
+                note.now(QUEUED)
                 with slots(home.root / "slots", threads * _processes(inputs), resources, STOP.is_set):
+                    note.now(WORKING)
                     record = self._attempt(home, identity, folder, context, threads, resources, work, inputs)
         return record.artifact
 
