@@ -7,10 +7,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from fluxmodel.errors import FluxlineError, InputError, InterruptedRun, StageError
+from tasks.approval import request
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.cards import read_json
 from tasks.launch import STOP
 from tasks.parent_run import PipelineRun, Summary
+from tasks.progress import board
 from tasks.run_key import RunBook
 
 _TOLD = ("curate", "caption", "finetune", "evaluate", "gate", "register")
@@ -86,6 +88,8 @@ def finish(run: PipelineRun, refs: dict[str, ArtifactRef], model_name: str) -> P
     made = read_json(places["register"] / "registration.json")
     decision = read_json(places["gate"] / "decision.json") if "gate" in places else {}
     evaluation = places["evaluate"]
+    if decision.get("approval") and made and (said := request(run.home, made["name"], str(made["version"]))):
+        board().say(f"register: {said}")
     outcome = PipelineOutcome(
         stages=rows,
         model_name=made.get("name", model_name),

@@ -28,6 +28,8 @@ from tasks.registry import CHAMPION, PREVIOUS, RegisteredVersion
 
 ANYONE = "*"
 LOCK_SECONDS = 60.0
+MAX_REASON = 1000
+"""Characters of a reason that are kept; the form for an approval takes no more either."""
 APPROVAL, PENDING = "approval", "pending"
 _MOVE = "fluxline.move"
 
@@ -55,7 +57,9 @@ class Move:
         return asdict(self)
 
 
-def promote(home: Home, version: RegisteredVersion, who: str, reason: str, expected: str = ANYONE) -> Move:
+def promote(
+    home: Home, version: RegisteredVersion, who: str, reason: str, expected: str = ANYONE, by: str = ""
+) -> Move:
     """Make a version the champion, and the champion before it `previous`.
 
     A champion with the very same weights is replaced without becoming `previous`: going back to it would change
@@ -67,6 +71,7 @@ def promote(home: Home, version: RegisteredVersion, who: str, reason: str, expec
         who: `gate` or `manual`, kept as a tag of the version.
         reason: why, kept likewise.
         expected: the champion the decision was made against (empty: none); another one now stops the move.
+        by: the person; empty for whoever this process belongs to.
     """
     name = version.name
     with alone(home, name):
@@ -82,7 +87,7 @@ def promote(home: Home, version: RegisteredVersion, who: str, reason: str, expec
         wanted = {CHAMPION: version.version}
         if old and not _same_weights(registry.find_version(home, name, old), version):
             wanted = {PREVIOUS: old, **wanted}
-        _move(home, name, before, wanted, _note(version, who, reason))
+        _move(home, name, before, wanted, _note(version, who, reason, by))
     after = {**before, **wanted}
     if after.get(PREVIOUS) == version.version:  # the version before, promoted anew with its own weights
         after.pop(PREVIOUS)
@@ -242,15 +247,21 @@ def _restore(home: Home, name: str, before: dict[str, str], wanted: dict[str, st
         tracking.client(home).delete_registered_model_tag(name, _MOVE)
 
 
-def _note(version: RegisteredVersion, who: str, reason: str) -> RegisteredVersion:
+def _note(version: RegisteredVersion, who: str, reason: str, by: str = "") -> RegisteredVersion:
     """The version with the tags that say who made it champion, when and why."""
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    tags = {"promotion.who": who, "promotion.time": when, "promotion.reason": reason or "none given"}
+    answer = answer_tags(reason, by)
+    tags = {"promotion.who": who, "promotion.time": answer["approval.time"]}
+    tags["promotion.reason"] = answer["approval.reason"]
     if who != "gate":
-        tags["promotion.by"] = _user()
-    if version.tags.get(APPROVAL) == PENDING:
-        tags |= {"approval.by": _user(), "approval.time": when, "approval.reason": reason or "none given"}
-    return replace(version, tags=tags)
+        tags["promotion.by"] = answer["approval.by"]
+    return replace(version, tags=tags | (answer if version.tags.get(APPROVAL) == PENDING else {}))
+
+
+def answer_tags(reason: str, by: str = "") -> dict[str, str]:
+    """Return the tags that say who answered for a version that waited, when and why."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    why = (reason or "none given")[:MAX_REASON]
+    return {"approval.by": by or _user(), "approval.time": when, "approval.reason": why}
 
 
 def _user() -> str:
