@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from urllib.parse import quote
 
 from fluxmodel.errors import InterruptedRun
 from tasks import owed, tracking
+from tasks.claims import abandoned, claim
 from tasks.dataset_input import dataset_input
 from tasks.headline import curve_points, headline_metrics, headline_settings
 from tasks.home import Home, open_home
@@ -105,8 +105,8 @@ class PipelineRun:
         except Exception as error:  # whatever MLflow or the network raises
             logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
 
-    def close(self, status: str, summary: Summary | None = None) -> None:
-        """Log what the run came to, where it finished, and end the parent run. Never raises."""
+    def close(self, status: str, summary: Summary | None = None) -> bool:
+        """Log what the run came to, where it finished, and end the parent run; return whether MLflow took it."""
         try:
             if not self.mlflow_run_id:
                 self.open()
@@ -116,6 +116,8 @@ class PipelineRun:
         except Exception as error:
             logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
             board().say("MLflow did not take the run's summary; each stage is logged as soon as it is back.")
+            return False
+        return True
 
     def _log(self, summary: Summary) -> None:
         """Log the headline, so that runs compare in MLflow's own tables and charts, and the way to everything else."""
@@ -180,35 +182,54 @@ def pipeline_run(config: dict[str, Any], data_fingerprint: str) -> Iterator[Pipe
     """
     STOP.clear()
     home = open_home().make()
-    place = home.root / "pipelines" / f"{_digest(config, data_fingerprint)}.json"
-    run = PipelineRun(home, _unfinished(place) or uuid.uuid4().hex, config, _prefect_tags())
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps({"key": run.key}))
-    seen = present(home, run.name, RUN, pipeline_key=run.key, prefect=this_flow_run())
-    try:
-        with seen, in_use(home):
-            run.open()
-            yield run
-    except BaseException as error:
-        STOP.set()
-        is_stop = isinstance(error, InterruptedRun) or not isinstance(error, Exception)
-        run.close("KILLED" if is_stop else "FAILED")
-        raise
-    place.unlink(missing_ok=True)
+    with claim(home, _digest(config, data_fingerprint)) as held:
+        run = PipelineRun(home, held.key, config, _prefect_tags())
+        seen = present(home, run.name, RUN, pipeline_key=run.key, prefect=this_flow_run())
+        try:
+            with seen, in_use(home):
+                close_abandoned(home)
+                run.open()
+                yield run
+        except BaseException as error:
+            STOP.set()
+            is_stop = isinstance(error, InterruptedRun) or not isinstance(error, Exception)
+            held.note(is_open=not run.close("KILLED" if is_stop else "FAILED"))
+            raise
+        held.give_up()
     if run.mlflow_run_id:
         owed.settle(home, board().say)
+
+
+def close_abandoned(home: Home) -> list[str]:
+    """End the MLflow runs of pipelines that died, which nobody else will; return their ids. Never raises.
+
+    A next run of the same configuration opens them again.
+    """
+    ended: list[str] = []
+    try:
+        for held in abandoned(home):
+            if run := tracking.find_run(home, held.key):
+                begun = _running_children(home, run.info.run_id)
+                for run_id in [*begun, *([run.info.run_id] if run.info.status == "RUNNING" else [])]:
+                    tracking.close_run(home, run_id, "FAILED")
+                    ended.append(run_id)
+            held.note(is_open=False)
+    except (
+        Exception
+    ) as error:  # whatever MLflow or the network raises: the next run, or `fluxline up`, tries again
+        logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
+    return ended
+
+
+def _running_children(home: Home, run_id: str) -> list[str]:
+    asked = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
+    found = tracking.client(home).search_runs([tracking.experiment_id(home)], asked)
+    return [run.info.run_id for run in found]
 
 
 def _digest(config: dict[str, Any], data_fingerprint: str) -> str:
     text = json.dumps([config, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _unfinished(place: Path) -> str:
-    try:
-        return json.loads(place.read_text())["key"]
-    except (OSError, ValueError, KeyError):
-        return ""
 
 
 def _prefect_tags() -> dict[str, str]:
