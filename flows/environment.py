@@ -7,6 +7,17 @@ import warnings
 
 from tasks.home import Home, open_home
 
+SURVIVAL = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_CLIENT_MAX_RETRIES": "6",
+}
+"""How a run lives through trouble; whatever starts flows elsewhere (a worker, a container) needs it, too.
+
+A run without a heartbeat for `deployments.automations.SILENT_SECONDS` counts as crashed, so heartbeats come every 30
+seconds, the least Prefect takes (its default is 180). Six retries wait 2, 4, ... 64 seconds: two minutes without a
+Prefect server, which takes ten seconds to start again, end no run (Prefect's five wait one).
+"""
+
 
 def set_environment(home: Home) -> None:
     """Make Prefect and MLflow quiet, private and at home in FLUXLINE_HOME; what the user set stays."""
@@ -19,6 +30,7 @@ def set_environment(home: Home) -> None:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the console is ours; Prefect keeps the full log
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
+        **SURVIVAL,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
