@@ -13,6 +13,7 @@ from typing import Any
 from fluxmodel.errors import ArtifactError, FluxlineError, InputError, StageError
 from tasks import tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore
+from tasks.databases import shown_address
 from tasks.home import Home
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
@@ -63,7 +64,7 @@ def answering(home: Home) -> Iterator[None]:
     except FluxlineError:
         raise
     except Exception as error:
-        uri = tracking.tracking_uri(home)
+        uri = shown_address(tracking.tracking_uri(home))
         raise StageError(
             f"MLflow at {uri} did not answer as it should ({type(error).__name__}); start it, or correct or unset "
             "MLFLOW_TRACKING_URI, and run the same command again."

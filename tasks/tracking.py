@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tasks.artifacts import MANIFEST, ArtifactRef
+from tasks.databases import mlflow_artifact_root, mlflow_database
 from tasks.home import Home
 
 EXPERIMENT = "fluxline"
@@ -36,8 +37,11 @@ _lock = threading.Lock()
 
 
 def tracking_uri(home: Home) -> str:
-    """Return MLFLOW_TRACKING_URI, else the SQLite file under FLUXLINE_HOME."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.root / 'mlflow.db'}"
+    """Return MLFLOW_TRACKING_URI, else the database itself: MLFLOW_BACKEND_STORE_URI, else a file of FLUXLINE_HOME.
+
+    It may hold a password; people are shown `shown_address` of it.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or mlflow_database(home).url
 
 
 def run_url(home: Home, run_id: str) -> str:
@@ -87,7 +91,7 @@ def _experiment(uri: str, home: Home) -> str:
         found = mlflow.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return found.experiment_id
-        place = (home.root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        place = None if uri.startswith("http") else mlflow_artifact_root(home)
         return mlflow.create_experiment(EXPERIMENT, artifact_location=place)
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.databases import MLFLOW_VARIABLE, PREFECT_VARIABLES
 from tests.kit import OutsideNetworkError, require_external
 
 EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
@@ -31,7 +32,8 @@ EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give this process homes of its own before any library reads the environment."""
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "FLUXLINE_HOME"):
+    named = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "FLUXLINE_HOME", "MLFLOW_DEFAULT_ARTIFACT_ROOT")
+    for name in (*named, *PREFECT_VARIABLES, MLFLOW_VARIABLE):
         os.environ.pop(name, None)
     home = Path(tempfile.mkdtemp(prefix="fluxline-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
@@ -44,6 +46,7 @@ def fluxline_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty FLUXLINE_HOME for this test alone."""
     home = tmp_path / "fluxline-home"
     monkeypatch.setenv("FLUXLINE_HOME", str(home))
+    monkeypatch.setenv("FLUXLINE_LOCKS", str(tmp_path / "gpu-locks"))  # by default the whole machine's
     return home
 
 
