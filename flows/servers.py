@@ -6,6 +6,7 @@ Each has its SQLite file under FLUXLINE_HOME, steps over a busy port, writes to 
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -17,7 +18,8 @@ from pydantic import BaseModel, ConfigDict
 
 from fluxmodel.errors import StageError
 from tasks.home import Home
-from tasks.launch import start_child, stop_group
+from tasks.launch import end_group, start_child, stop_group
+from tasks.presence import is_process
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
@@ -38,11 +40,12 @@ _SHORT_LIVED = {  # a server for one run schedules nothing
 
 
 class RunningServers(BaseModel):
-    """What `fluxline up` is running, kept in FLUXLINE_HOME."""
+    """What `fluxline up` is running, kept in FLUXLINE_HOME; `born` is when its process began, Unix time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
+    born: float = 0.0
     prefect_url: str
     mlflow_url: str
 
@@ -61,9 +64,13 @@ class Server:
         self.name, self.url, self.health = name, url, url + health
         self.log = home.logs / f"{name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        guarded = [sys.executable, "-m", "tasks.guard", *command]
-        with self.log.open("ab") as sink, _environment(environment):
-            self.process, self._pipe = start_child(guarded, sink, threads=1)
+        self._command = [sys.executable, "-m", "tasks.guard", *command]
+        self._environment = os.environ | environment  # also when it is started again: ours will name it by then
+        self.process, self._pipe = self._start()
+
+    def _start(self) -> tuple[subprocess.Popen, int]:
+        with self.log.open("ab") as sink, _environment(self._environment):
+            return start_child(self._command, sink, threads=1)
 
     def wait(self, stop: threading.Event | None = None) -> None:
         """Return when the server answers, or when `stop` is set.
@@ -80,6 +87,22 @@ class Server:
                     f"The {self.name} server did not answer within {READY_SECONDS:.0f} s; see {self.log}."
                 )
             time.sleep(0.05)
+
+    def restart(self, stop: threading.Event) -> list[str]:
+        """Start the server again at the same address, after it died, and wait until it answers; nothing is to be said.
+
+        Raises:
+            StageError: it ended again, or did not answer in time.
+        """
+        self._end_rest()
+        self.process, self._pipe = self._start()
+        self.wait(stop)
+        return []
+
+    def _end_rest(self) -> None:
+        end_group(self.process, grace=10.0)  # whatever of it still lives holds the port
+        with suppress(OSError):
+            os.close(self._pipe)
 
     def stop(self) -> None:
         """End the server and all it started."""
@@ -127,8 +150,9 @@ def running_servers(home: Home) -> RunningServers | None:
     """Return what `fluxline up` runs for this home, if it still does."""
     try:
         found = RunningServers.model_validate(json.loads(home.servers.read_text()))
-        os.kill(found.pid, 0)
     except (OSError, ValueError):
+        return None
+    if not is_process(found.pid, found.born):  # the number alone may be another's by now
         return None
     return found if answers(f"{found.prefect_api}/health") else None
 
@@ -181,6 +205,7 @@ def answers(url: str) -> bool:
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
+    os.environ.clear()
     os.environ.update(values)
     try:
         yield

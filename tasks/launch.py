@@ -26,7 +26,9 @@ STOP = threading.Event()
 """Set when the whole run is to stop: every child is asked to save a checkpoint and leave."""
 
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 60.0
+GRACE_SECONDS = 20.0
+"""For a checkpoint, when a child is asked to stop: Prefect ends a cancelled run's process after 30 seconds, and what
+comes after the child (MLflow is told, Prefect is told) must find time in them. FLUXLINE_STOP_SECONDS says otherwise."""
 _EX_TEMPFAIL = 75
 _QUIET = {
     "PYTHONSAFEPATH": "1",  # a folder named `evaluation` where the user stands must not shadow ours
@@ -78,16 +80,16 @@ def run_child(
         ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
         guard = [sys.executable, "-m", "tasks.guard"]  # torchrun hands no pipe down to its ranks
         command = [*guard, sys.executable, *ranks, "-m", module, str(job_file)]
-    log = work / "log.txt"
+    log, grace = work / "log.txt", grace_seconds()
     spool = SpoolReader(output / "metrics.jsonl", _size(output / "metrics.jsonl"))
     with log.open("ab") as sink:
         start = sink.tell()
         process, pipe = start_child(command, sink, threads)
         try:
             usage = UsageSpool(process.pid, output / USAGE)
-            code = _watch(process, spool, usage, progress, timeout_seconds, stall_seconds)
+            code = _watch(process, spool, usage, progress, timeout_seconds, stall_seconds, grace)
         finally:
-            stop_group(process, grace=0.0 if process.poll() is not None else GRACE_SECONDS)
+            stop_group(process, grace=0.0 if process.poll() is not None else grace)
             os.close(pipe)
     if code == 0 and (output / "final").is_dir():
         return output / "final"
@@ -134,8 +136,39 @@ def stop_group(process: subprocess.Popen, grace: float = GRACE_SECONDS) -> None:
     process.wait()
 
 
+def end_group(process: subprocess.Popen, grace: float) -> None:
+    """End what a process that died left behind in its group: asked first, and after `grace` seconds not any more."""
+    _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while time.monotonic() < deadline and _has_members(process.pid):
+        time.sleep(POLL_SECONDS)
+    _signal_group(process, signal.SIGKILL)
+
+
+def grace_seconds() -> float:
+    """Return how long a child that is asked to stop may take: GRACE_SECONDS, or FLUXLINE_STOP_SECONDS.
+
+    Raises:
+        InputError: FLUXLINE_STOP_SECONDS is no number of seconds.
+    """
+    said = os.environ.get("FLUXLINE_STOP_SECONDS", "")
+    try:
+        seconds = float(said) if said else GRACE_SECONDS
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 86_400:
+        raise InputError(f"FLUXLINE_STOP_SECONDS is {said!r}; give a number of seconds, such as 20.")
+    return seconds
+
+
 def _watch(
-    process: subprocess.Popen, spool: SpoolReader, usage: UsageSpool, progress, timeout: float, stall: float
+    process: subprocess.Popen,
+    spool: SpoolReader,
+    usage: UsageSpool,
+    progress,
+    timeout: float,
+    stall: float,
+    grace: float,
 ) -> int:
     """Return the child's exit code; a stop that was asked for counts as one, a child out of time as SIGALRM."""
     started = heard = time.monotonic()
@@ -153,7 +186,8 @@ def _watch(
         if STOP.is_set() and not asked:
             asked = now
             process.send_signal(signal.SIGTERM)
-        if asked and now - asked > GRACE_SECONDS:
+        if asked and now - asked > grace:
+            _signal_group(process, signal.SIGKILL)
             return _EX_TEMPFAIL
         if not asked and (now - heard > stall or now - started > timeout):
             return -signal.SIGALRM
@@ -187,6 +221,16 @@ def _tail(log: Path, start: int, num_bytes: int = 8000) -> list[str]:
 def _signal_group(process: subprocess.Popen, number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
+
+
+def _has_members(group: int) -> bool:
+    import psutil
+
+    for member in psutil.process_iter(["status"]):
+        with suppress(OSError):
+            if os.getpgid(member.pid) == group and member.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _size(path: Path) -> int:
