@@ -2,13 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-from contextlib import suppress
-from pathlib import Path
+from functools import partial
 
 from flows.environment import set_environment
+from flows.runner import Runner
 from flows.servers import (
     MLFLOW_PORT,
     PREFECT_PORT,
@@ -18,9 +16,10 @@ from flows.servers import (
     start_mlflow,
     start_prefect,
 )
-from fluxmodel.errors import InputError, StageError
+from flows.supervision import Supervisor
+from fluxmodel.errors import InputError
 from tasks.home import Home, open_home
-from tasks.launch import start_child, stop_group
+from tasks.presence import born
 
 
 def serve_until_stopped() -> int:
@@ -28,7 +27,7 @@ def serve_until_stopped() -> int:
 
     Raises:
         InputError: it is up already.
-        StageError: a server ended by itself.
+        StageError: a part of it ended again and again.
     """
     home = open_home().make()
     if found := running_servers(home):
@@ -37,8 +36,9 @@ def serve_until_stopped() -> int:
         )
     set_environment(home)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
+            signal.signal(number, lambda *_: stop.set())
     servers: list[Server] = []
     try:
         servers = [start_prefect(home, is_short_lived=False), start_mlflow(home)]
@@ -61,33 +61,24 @@ def _serve(home: Home, servers: list[Server], stop: threading.Event) -> None:
         "MLFLOW_TRACKING_URI": mlflow.url,
         "PREFECT_LOGGING_EXTRA_LOGGERS": "fluxline",
     }
-    runner, pipe = _start_runner(home)
-    home.servers.write_text(
-        RunningServers(pid=os.getpid(), prefect_url=prefect.url, mlflow_url=mlflow.url).model_dump_json()
-    )
+    runner = Runner(home, f"{prefect.url}/api")
+    pid = os.getpid()
+    found = RunningServers(pid=pid, born=born(pid), prefect_url=prefect.url, mlflow_url=mlflow.url)
+    home.servers.write_text(found.model_dump_json())
     for server, usual in ((prefect, PREFECT_PORT), (mlflow, MLFLOW_PORT)):
         stepped = "" if server.url.endswith(f":{usual}") else f"  (port {usual} was taken)"
         print(f"{server.name:<8}{server.url}{stepped}")
     print(
         "Deployments pipeline/pipeline and compare/compare are served: press Run in Prefect, or use `fluxline run` and "
         "`fluxline compare`. Ctrl-C stops all.",
+        *runner.lost,
+        sep="\n",
         flush=True,
     )
+    supervisor = Supervisor([*servers, runner], partial(print, flush=True), stop)
     try:
         while not stop.wait(0.5):
-            for name, process in [*((s.name, s.process) for s in servers), ("runner", runner)]:
-                if process.poll() is not None:
-                    raise StageError(f"The {name} ended by itself; its log is {home.logs / name}.log.")
+            supervisor.look()
     finally:
         print("Stopping ...", flush=True)
-        stop_group(runner, grace=40.0)
-        with suppress(OSError):
-            os.close(pipe)
-
-
-def _start_runner(home: Home) -> tuple[subprocess.Popen, int]:
-    log: Path = home.logs / "runner.log"
-    with log.open("ab") as sink:
-        return start_child(
-            [sys.executable, "-m", "tasks.guard", sys.executable, "-m", "deployments.serve"], sink, threads=1
-        )
+        runner.stop()
