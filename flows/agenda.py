@@ -81,7 +81,7 @@ def _post(api: str, path: str, body: dict[str, Any]) -> Any:
         headers["Authorization"] = f"Bearer {key}"
     elif secret := os.environ.get("PREFECT_API_AUTH_STRING"):
         headers["Authorization"] = "Basic " + base64.b64encode(secret.encode()).decode()
-    return ask(f"{api.rstrip('/')}/{path}", body, headers)
+    return ask(f"{api.rstrip('/')}/{path}", body, headers, SECONDS)
 
 
 def _run(found: dict[str, Any], flows: dict[str, str], page: str) -> FlowRun:

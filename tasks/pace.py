@@ -8,10 +8,11 @@ pace: one stall or one resumption spoils one block, while what recurs (a checkpo
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from tasks.cards import read_json
 from tasks.spool import SpoolLine, SpoolReader
 
 NUM_INTERVALS, NUM_BLOCKS = 64, 8
@@ -32,6 +33,7 @@ class Pace:
         news_seconds: since its last report.
         is_silent: whether that is unusually long.
         metrics: its last numbers.
+        batch_size: images a step takes, of a training; else 0.
     """
 
     step: int
@@ -42,6 +44,7 @@ class Pace:
     news_seconds: float
     is_silent: bool
     metrics: dict[str, float]
+    batch_size: int = 0
 
 
 def read_pace(work: Path, now: float | None = None) -> Pace | None:
@@ -54,7 +57,9 @@ def read_pace(work: Path, now: float | None = None) -> Pace | None:
         lines, written = reader.read(), found.stat().st_mtime
     except OSError:  # tidied away this moment
         return None
-    return pace_of(lines, written, time.time() if now is None else now)
+    pace = pace_of(lines, written, time.time() if now is None else now)
+    batch_size = read_json(found.parent.parent / "job.json").get("batch_size")
+    return replace(pace, batch_size=batch_size) if pace and isinstance(batch_size, int) else pace
 
 
 def pace_of(lines: Sequence[SpoolLine], written: float, now: float) -> Pace | None:
@@ -132,7 +137,8 @@ def pace_said(pace: Pace) -> str:
     elif pace.step:
         words.append(f"{pace.step} done")
     if pace.per_second >= 0.1:
-        words.append(f"{pace.per_second:.3g}/s")
+        images = f" ({pace.batch_size * pace.per_second:,.0f} images/s)" if pace.batch_size else ""
+        words.append(f"{pace.per_second:.3g}/s{images}")
     elif pace.per_second:
         words.append(f"{seconds_said(1 / pace.per_second)} each")
     if pace.left_seconds and not pace.is_silent:

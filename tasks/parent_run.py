@@ -20,6 +20,7 @@ from tasks.headline import curve_points, headline_metrics, headline_settings
 from tasks.home import Home, open_home
 from tasks.in_use import in_use
 from tasks.launch import STOP
+from tasks.links import wait_until_sent
 from tasks.pictures import SAMPLES, step_pictures, training_pictures
 from tasks.presence import RUN, present, this_flow_run
 from tasks.progress import board
@@ -195,6 +196,8 @@ def pipeline_run(config: dict[str, Any], data_fingerprint: str) -> Iterator[Pipe
             is_stop = isinstance(error, InterruptedRun) or not isinstance(error, Exception)
             held.note(is_open=not run.close("KILLED" if is_stop else "FAILED"))
             raise
+        finally:
+            wait_until_sent()
         held.give_up()
     if run.mlflow_run_id:
         owed.settle(home, board().say)

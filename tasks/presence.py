@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -91,9 +92,7 @@ def present(
         what=what, phase=phase, run_key=run_key, pipeline_key=pipeline_key, pid=pid, born=born(pid),
         host=socket.gethostname(), since=now, began=now, **(prefect or {}),
     )  # fmt: skip
-    note = Note(
-        folder / f"{pid}-{(run_key or pipeline_key)[:16]}-{what.replace('/', '_')[:40]}.json", presence
-    )
+    note = Note(folder / f"{pid}-{uuid.uuid4().hex[:12]}.json", presence)
     try:
         yield note
     finally:

@@ -8,8 +8,9 @@ import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from tasks.home import Home
 from tasks.in_use import in_use
 from tasks.launch import STOP
 from tasks.links import TaskLinks
+from tasks.live_log import LiveLog
 from tasks.machine import environment
 from tasks.presence import ALIKE, QUEUED, WORKING, present, this_flow_run
 from tasks.progress import board
 from tasks.resources import RESOURCES, slots, worth_retrying
 from tasks.run_key import RunBook, RunRecord, StageIdentity
 from tasks.spool import SpoolReader
+from tasks.stage_page import stage_page
 from tasks.stage_run import Outcome, RunContext, StageRun
 
 
@@ -132,12 +135,13 @@ class Stage:
         run = StageRun(home, identity, folder, context, links, threads, resources, mlflow_run=tail.require)
         run.progress(0, 0, "starting" if earlier == 0 else "going on")
         try:
-            with tail:
+            with tail, LiveLog(folder, links.log) if links.is_shown else nullcontext():
                 outcome = work(run, **inputs)
         except BaseException as error:
             is_stop = isinstance(error, InterruptedRun)
             board().finish(identity.stage, "stopped" if is_stop else "failed")
             tail.close("KILLED" if is_stop else "FAILED")
+            links.close()
             raise
         artifact = ArtifactStore(home).put(outcome.directory, _filled(self.kind, inputs), tail.run_id)
         record = RunRecord(
@@ -147,8 +151,10 @@ class Stage:
         )  # fmt: skip
         owed.finish(home, debt, tail, record)
         RunBook(home).write(record)
+        page = partial(stage_page, home, record, outcome.directory, folder)
+        links.show_result(record, tracking.run_url(home, tail.run_id) if not tail.is_away else "", page)
         _tidy(folder)
-        links.show_result(record, tracking.run_url(home, tail.run_id) if not tail.is_away else "")
+        links.close()
         board().finish(identity.stage, f"{record.seconds:.1f} s, {record.gave}")
         return record
 

@@ -3,12 +3,15 @@
 from tasks.artifacts import ArtifactRef
 from tasks.links import _page
 from tasks.run_key import RunRecord, StageIdentity
+from tasks.stage_page import StagePage
 
 
 def page(run_id: str, url: str) -> str:
     identity = StageIdentity(stage="train", parameters={}, upstream={}, seed=0, code={})
     artifact = ArtifactRef(kind="model", uri="file:///m", digest="d", mlflow_run_id=run_id)
-    return _page(RunRecord(run_key="key", identity=identity, artifact=artifact, seconds=1.0), url)
+    return _page(
+        RunRecord(run_key="key", identity=identity, artifact=artifact, seconds=1.0), url, StagePage()
+    )
 
 
 def test_with_a_server_the_run_is_linked():
