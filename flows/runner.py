@@ -23,7 +23,7 @@ class Runner:
         prefect_api: address of the server it asks for work.
     """
 
-    name = "runner"
+    title = "runner"
 
     def __init__(self, home: Home, prefect_api: str):
         self.log, self.prefect_api = home.logs / "runner.log", prefect_api

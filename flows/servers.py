@@ -5,7 +5,6 @@ Each has its SQLite file under FLUXLINE_HOME, steps over a busy port, writes to 
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from pydantic import BaseModel, ConfigDict
 
+from flows.ports import PortClaim, claim_port, listens
 from fluxmodel.errors import StageError
 from tasks.home import Home
 from tasks.launch import end_group, start_child, stop_group
@@ -56,12 +56,29 @@ class RunningServers(BaseModel):
 
 
 class Server:
-    """One server process with its address; started at once, waited for when needed."""
+    """One server process with its address; started at once, waited for when needed.
+
+    Args:
+        name: of it and of its log.
+        claim: the port it is told to listen at.
+        health: path that answers once it is up.
+        command: program and arguments.
+        home: where its log goes.
+        environment: variables it gets beside ours.
+    """
 
     def __init__(
-        self, name: str, url: str, health: str, command: list[str], home: Home, environment: dict[str, str]
+        self,
+        name: str,
+        claim: PortClaim,
+        health: str,
+        command: list[str],
+        home: Home,
+        environment: dict[str, str],
     ):
-        self.name, self.url, self.health = name, url, url + health
+        self.name, self.title, self._claim = name, f"{name} server", claim
+        self.url = f"http://127.0.0.1:{claim.port}"
+        self.health = self.url + health
         self.log = home.logs / f"{name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._command = [sys.executable, "-m", "tasks.guard", *command]
@@ -79,7 +96,7 @@ class Server:
             StageError: it ended, or did not answer in time.
         """
         deadline = time.monotonic() + READY_SECONDS
-        while not answers(self.health) and not (stop is not None and stop.is_set()):
+        while not self._is_up() and not (stop is not None and stop.is_set()):
             if self.process.poll() is not None:
                 raise StageError(f"The {self.name} server ended at once; its log is {self.log}.")
             if time.monotonic() > deadline:
@@ -87,6 +104,9 @@ class Server:
                     f"The {self.name} server did not answer within {READY_SECONDS:.0f} s; see {self.log}."
                 )
             time.sleep(0.05)
+
+    def _is_up(self) -> bool:
+        return answers(self.health) and listens(self.process.pid, self._claim.port)
 
     def restart(self, stop: threading.Event) -> list[str]:
         """Start the server again at the same address, after it died, and wait until it answers; nothing is to be said.
@@ -109,12 +129,13 @@ class Server:
         stop_group(self.process, grace=10.0)
         with suppress(OSError):
             os.close(self._pipe)
+        self._claim.give_up()
 
 
 def start_prefect(home: Home, is_short_lived: bool = True) -> Server:
     """Start a Prefect server; for `is_short_lived` without the services that only schedules need."""
-    port = free_port(PREFECT_PORT)
-    url = f"http://127.0.0.1:{port}"
+    claim = claim_port(PREFECT_PORT)
+    url, port = f"http://127.0.0.1:{claim.port}", claim.port
     root = home.root / "prefect"
     root.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -129,7 +150,7 @@ def start_prefect(home: Home, is_short_lived: bool = True) -> Server:
     app = ["--factory", "prefect.server.api.server:create_app", "--timeout-keep-alive", "5"]
     where = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
     command = [sys.executable, "-m", "uvicorn", *app, *where]
-    return Server("prefect", url, "/api/health", command, home, environment)
+    return Server("prefect", claim, "/api/health", command, home, environment)
 
 
 def start_mlflow(home: Home) -> Server:
@@ -137,13 +158,13 @@ def start_mlflow(home: Home) -> Server:
 
     Runs hold their artifacts' place as a file address, so a run begun here goes on without this server.
     """
-    port = free_port(MLFLOW_PORT)
+    claim = claim_port(MLFLOW_PORT)
     store, artifacts = f"sqlite:///{home.root / 'mlflow.db'}", (home.root / "mlartifacts").as_uri()
-    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    where = ["--host", "127.0.0.1", "--port", str(claim.port), "--workers", "1"]
     stores = ["--backend-store-uri", store, "--default-artifact-root", artifacts, "--no-serve-artifacts"]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", *where, *stores]
-    return Server("mlflow", f"http://127.0.0.1:{port}", "/health", command, home, environment)
+    return Server("mlflow", claim, "/health", command, home, environment)
 
 
 def running_servers(home: Home) -> RunningServers | None:
@@ -179,17 +200,6 @@ def prefect_for_run(home: Home) -> Iterator[Server | None]:
         finally:
             server.stop()
             os.environ.pop("PREFECT_API_URL", None)
-
-
-def free_port(start: int) -> int:
-    """Return the first free port of 127.0.0.1 from `start` up."""
-    for port in range(start, start + 200):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise StageError(f"No port of 127.0.0.1 from {start} to {start + 199} is free; stop some server.")
 
 
 def answers(url: str) -> bool:

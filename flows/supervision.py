@@ -18,7 +18,7 @@ WINDOW_SECONDS = 600.0
 class Part(Protocol):
     """A server or the runner."""
 
-    name: str
+    title: str
     log: Path
     process: subprocess.Popen
 
@@ -38,7 +38,7 @@ class Supervisor:
 
     def __init__(self, parts: Sequence[Part], say: Callable[[str], None], stop: threading.Event):
         self.parts, self.say, self.stop = parts, say, stop
-        self._restarts: dict[str, list[float]] = {part.name: [] for part in parts}
+        self._restarts: dict[str, list[float]] = {part.title: [] for part in parts}
 
     def look(self) -> None:
         """Start again what has ended.
@@ -52,16 +52,16 @@ class Supervisor:
 
     def _restart(self, part: Part) -> None:
         now, how = time.monotonic(), _how(part.process.returncode)
-        recent = [at for at in self._restarts[part.name] if now - at < WINDOW_SECONDS]
+        recent = [at for at in self._restarts[part.title] if now - at < WINDOW_SECONDS]
         if len(recent) >= MAX_RESTARTS:
             minutes = f"{WINDOW_SECONDS / 60:.0f} minutes"
             raise StageError(
-                f"The {part.name} ended by itself {len(recent) + 1} times in {minutes}; its log is {part.log}."
+                f"The {part.title} ended by itself {len(recent) + 1} times in {minutes}; its log is {part.log}."
             )
-        self._restarts[part.name] = [*recent, now]
-        self._say(f"The {part.name} {how}; starting it again ...")
+        self._restarts[part.title] = [*recent, now]
+        self._say(f"The {part.title} {how}; starting it again ...")
         lines = part.restart(self.stop)
-        self._say(f"The {part.name} is up again after {time.monotonic() - now:.0f} s.")
+        self._say(f"The {part.title} is up again after {time.monotonic() - now:.0f} s.")
         for line in lines:
             self._say(line)
 
