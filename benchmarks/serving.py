@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from benchmarks.measure import Row, faster, publish, show
-from flows.servers import free_port
+from flows.ports import free_port
 from fluxmodel.errors import InputError
 from tasks.generate import find_model
 from tasks.home import open_home

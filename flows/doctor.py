@@ -8,7 +8,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from flows.servers import MLFLOW_PORT, PREFECT_PORT, free_port, running_servers
+from flows.ports import free_port
+from flows.servers import MLFLOW_PORT, PREFECT_PORT, running_servers
 from fluxmodel.errors import FluxlineError
 from tasks.home import open_home
 

@@ -7,7 +7,7 @@ from types import FrameType
 
 import uvicorn
 
-from flows.servers import free_port
+from flows.ports import free_port
 from flows.serving_app import serving_app
 from flows.versions import open_registry
 from fluxmodel.errors import InputError

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving import ask, flood, resident
-from flows.servers import free_port
+from flows.ports import free_port
 from flows.serving_app import MOST_BYTES
 from fluxmodel.recipe import read_recipe
 from tasks.generate import Drawing, draw

@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.servers import RunningServers, free_port, running_servers, start_mlflow
+from flows.ports import PortClaim, claim_port, free_port, listens
+from flows.servers import RunningServers, Server, answers, running_servers, start_mlflow
+from fluxmodel.errors import StageError
 from tasks import registry, tracking
 from tasks.artifacts import ArtifactStore
 from tasks.home import Home
+from tasks.presence import born
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +28,58 @@ def test_a_busy_port_is_stepped_over():
         taken.listen()
         port = taken.getsockname()[1]
         assert free_port(port) > port
+
+
+def test_of_two_commands_at_once_each_has_its_own_port():
+    one = claim_port(4200)  # neither listens yet
+    other = claim_port(4200)
+    try:
+        assert one.port != other.port
+    finally:
+        one.give_up()
+        other.give_up()
+
+
+def test_anothers_server_at_our_port_is_not_taken_for_ours(fluxline_home):
+    """Ours ends because the port is taken, and whoever took it answers in its stead."""
+    with socket.socket() as another:
+        another.bind(("127.0.0.1", 0))
+        another.listen()
+        threading.Thread(target=_say_ok, args=(another,), daemon=True).start()
+        port = another.getsockname()[1]
+        assert listens(os.getpid(), port)
+        assert answers(f"http://127.0.0.1:{port}/health")
+        command = [sys.executable, "-c", "raise SystemExit(3)"]
+        server = Server("prefect", PortClaim(port, -1), "/health", command, Home(fluxline_home).make(), {})
+        with pytest.raises(StageError, match="The prefect server ended at once"):
+            server.wait()
+        server.stop()
+
+
+def _say_ok(listener: socket.socket) -> None:
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        with client:
+            client.recv(1000)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def test_a_process_number_that_is_anothers_by_now_is_not_taken_for_fluxline_up(fluxline_home):
+    home = Home(fluxline_home).make()
+    with socket.socket() as another:
+        another.bind(("127.0.0.1", 0))
+        another.listen()
+        threading.Thread(target=_say_ok, args=(another,), daemon=True).start()
+        url = f"http://127.0.0.1:{another.getsockname()[1]}"
+        known = RunningServers(pid=os.getpid(), born=born(os.getpid()), prefect_url=url, mlflow_url=url)
+        home.servers.write_text(known.model_dump_json())
+        assert running_servers(home) == known
+        stale = known.model_copy(update={"born": known.born - 3600})
+        home.servers.write_text(stale.model_dump_json())
+        assert running_servers(home) is None
 
 
 def test_servers_that_are_gone_are_not_believed(fluxline_home):

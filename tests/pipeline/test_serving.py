@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving import ask, serving
-from flows.servers import free_port
+from flows.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,

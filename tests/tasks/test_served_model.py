@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving import ask, flood, serving
-from flows.servers import free_port
+from flows.ports import free_port
 from fluxmodel import TextToImage
 from tasks import tracking
 from tasks.artifacts import content_digest, list_files
