@@ -48,6 +48,11 @@ class Home:
         return self.root / "features"
 
     @property
+    def watches(self) -> Path:
+        """What each watched data set looked like when it was last looked at."""
+        return self.root / "watches"
+
+    @property
     def servers(self) -> Path:
         """What `fluxline up` is running: addresses and process id."""
         return self.root / "servers.json"

@@ -9,7 +9,7 @@ import hashlib
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
@@ -19,7 +19,16 @@ from fluxmodel.errors import InputError
 IMAGE_SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .ico .heic .heif .jxl".split()
 )
+UNREADABLE = "unreadable"
 _MAX_CAPTION_BYTES = 1_000_000
+
+
+def fingerprint_of(digests: Iterable[tuple[str, str]]) -> str:
+    """Return the fingerprint of a folder by (path, digest) of each of its files, in the order of their paths."""
+    total = hashlib.sha256()
+    for path, digest in digests:
+        total.update(os.fsencode(path) + b"\0" + digest.encode() + b"\n")
+    return total.hexdigest()
 
 
 class FolderSource:
@@ -68,17 +77,22 @@ class FolderSource:
         yield from self.problems
         yield from problems
 
+    @property
+    def files(self) -> list[str]:
+        """Paths of all that counts, relative to the folder, sorted: images, metadata and captions."""
+        return sorted([*self._images, *self._metadata, *self._sidecars])
+
     def fingerprint(self) -> str:
         """Return the SHA-256 over names and contents of all images and captions; reads every file once."""
-        total = hashlib.sha256()
-        for path in sorted([*self._images, *self._metadata, *self._sidecars]):
-            try:
-                with open(self.folder / path, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                digest = f"unreadable {error.errno}"
-            total.update(os.fsencode(path) + b"\0" + digest.encode() + b"\n")
-        return total.hexdigest()
+        return fingerprint_of((path, self.digest(path)) for path in self.files)
+
+    def digest(self, path: str) -> str:
+        """Return the SHA-256 of one of `files`; of one that cannot be read, `unreadable` and why."""
+        try:
+            with open(self.folder / path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"{UNREADABLE} {error.errno}"
 
     def _require_folder(self) -> None:
         if not self.folder.exists():

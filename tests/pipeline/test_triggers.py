@@ -1,0 +1,180 @@
+"""What starts a retraining, and who is asked about a promotion: on a real Prefect server, with runs of their own."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+
+from flows.servers import start_prefect
+from tasks import approval, promotion, registry, tracking
+from tasks.home import Home
+from tests.kit import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+]  # warnings of Prefect's, MLflow's and SQLAlchemy's
+NAME = "shapes"
+PATIENCE = 240.0
+SERVE = """
+from prefect import serve
+from flows.approve import approve
+serve(approve.to_deployment("approve", concurrency_limit=3), print_starting_message=False, limit=3)
+"""
+
+
+@dataclass
+class Operations:
+    """A server with schedules and triggers, a runner, and the registry they act on."""
+
+    home: Home
+    url: str
+    runner: psutil.Process
+
+    @property
+    def api(self) -> str:
+        return f"{self.url}/api"
+
+    def ask(self, method: str, path: str, **json: Any) -> Any:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            return client._client.request(method, path, json=json or None).raise_for_status().json()
+
+    def run(self, run_id: UUID | str) -> dict[str, Any]:
+        return self.ask("GET", f"/flow_runs/{run_id}")
+
+    def runs_of(self, deployment: str) -> list[dict[str, Any]]:
+        found = {"deployments": {"name": {"any_": [deployment]}}}
+        return self.ask("POST", "/flow_runs/filter", **found)
+
+    def wait(self, run_id: str, states: tuple[str, ...]) -> dict[str, Any]:
+        until(lambda: self.run(run_id)["state_name"] in (*states, "Crashed", "Failed"), f"{run_id} {states}")
+        found = self.run(run_id)
+        assert found["state_name"] in states, found["state"]
+        return found
+
+    def resume(self, run_id: str, **given: Any) -> dict[str, Any]:
+        return self.ask("POST", f"/flow_runs/{run_id}/resume", run_input=given)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come to pass: {what}"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def operations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
+    home = Home(tmp_path_factory.mktemp("operations")).make()
+    server = start_prefect(home, is_short_lived=False)
+    environment = {
+        "PREFECT_API_URL": f"{server.url}/api",
+        "FLUXLINE_HOME": str(home.root),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT_HOME": str(home.root / "prefect"),
+    }
+    runner = None
+    try:
+        server.wait()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            log = (home.logs / "runner.log").open("wb")
+            runner = subprocess.Popen([sys.executable, "-c", SERVE], cwd=ROOT, stdout=log, stderr=log)
+            yield Operations(home, server.url, psutil.Process(runner.pid))
+    finally:
+        if runner is not None:
+            family = psutil.Process(runner.pid).children(recursive=True)
+            runner.terminate()
+            runner.wait(60)
+            _, alive = psutil.wait_procs(family, timeout=30)
+            assert alive == []
+        server.stop()
+
+
+# Approval
+
+
+@pytest.fixture(scope="module")
+def waiting(operations: Operations) -> dict[str, str]:
+    """Versions 2 to 4 wait, each compared with version 1, the champion; the run that asks for each, by version."""
+    home, client = operations.home, tracking.client(operations.home)
+    client.create_registered_model(NAME)
+    for number in range(1, 5):
+        client.create_model_version(NAME, "file:///nowhere", tags={"artifact_digest": str(number)})
+    client.set_registered_model_alias(NAME, "champion", "1")
+    tags = {"gate.champion": "1", "gate.verdict": "promote", "gate.reasons": "all_correct: shown better."}
+    for number in range(2, 5):
+        version = registry.find_version(home, NAME, str(number))
+        registry.set_tags(home, version, tags)
+        promotion.ask_approval(home, version, ["Shown better."])
+    until(lambda: is_deployed(operations, approval.DEPLOYMENT), "approve is deployed")
+    said = [approval.request(home, NAME, version) for version in ("2", "3", "4", "2")]
+    runs = dict(zip("234", (each.rsplit("/", 1)[1] for each in said), strict=False))
+    assert said[3] == said[0]  # asked again: the same run
+    assert len(operations.runs_of("approve")) == 3
+    for run_id in runs.values():
+        operations.wait(run_id, ("Suspended",))
+    return runs
+
+
+def is_deployed(operations: Operations, name: str) -> bool:
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        return bool(operations.ask("GET", f"/deployments/name/{name}"))
+    except PrefectHTTPStatusError:
+        return False
+
+
+def test_while_a_person_is_waited_for_nothing_is_held(operations, waiting):
+    until(lambda: not operations.runner.children(recursive=True), "the runs' processes are gone")
+    limit = operations.ask("GET", f"/deployments/name/{approval.DEPLOYMENT}")["global_concurrency_limit"]
+    assert (limit["limit"], limit["active_slots"]) == (3, 0)
+    asked = operations.run(waiting["2"])
+    assert asked["name"] == f"approve {NAME} 2"
+    keys = asked["state"]["state_details"]["run_input_keyset"]
+    told = operations.ask("GET", f"/flow_runs/{waiting['2']}/input/{keys['description']}")
+    assert told.startswith("**Make version 2 of shapes the champion, in place of version 1?**")
+    form = operations.ask("GET", f"/flow_runs/{waiting['2']}/input/{keys['schema']}")["properties"]
+    assert set(form) == {"approve", "reason", "by"}
+    assert all(field["description"] for field in form.values())
+
+
+def test_an_answer_without_a_yes_or_no_is_not_taken(operations, waiting):
+    for given in ({}, {"approve": "perhaps"}, {"approve": True, "why": "typo"}):
+        assert operations.resume(waiting["4"], **given)["status"] == "REJECT"
+        assert operations.run(waiting["4"])["state_name"] == "Suspended"
+
+
+def test_no_then_yes_then_a_yes_that_comes_too_late(operations, waiting):
+    home = operations.home
+    assert operations.resume(waiting["2"], approve=False, reason="square circles")["status"] == "ACCEPT"
+    declined = operations.wait(waiting["2"], ("Declined",))
+    assert declined["state"]["message"] == "shapes version 2 was declined; the champion stays."
+    assert registry.aliases(home, NAME) == {"champion": "1"}
+    assert registry.find_version(home, NAME, "2").tags["approval.reason"] == "square circles"
+
+    operations.resume(waiting["3"], approve=True, reason="round circles", by="Ada")
+    promoted = operations.wait(waiting["3"], ("Promoted",))
+    assert promoted["state"]["type"] == "COMPLETED"
+    assert registry.aliases(home, NAME) == {"champion": "3", "previous": "1"}
+    tags = registry.find_version(home, NAME, "3").tags
+    assert (tags["promotion.by"], tags["promotion.reason"]) == ("Ada", "round circles")
+    assert "approval" not in tags
+
+    operations.resume(waiting["4"], approve=True, reason="", by="Bo")
+    refused = operations.wait(waiting["4"], ("Refused",))
+    assert refused["state"]["type"] == "FAILED"
+    assert refused["state"]["message"].startswith(
+        "shapes version 4 was not promoted: the champion moved from version 1 to version 3 since the gate "
+    )
+    assert registry.aliases(home, NAME) == {"champion": "3", "previous": "1"}
