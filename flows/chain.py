@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +33,8 @@ Future = Any
 class Chain:
     """One run's stages as futures. Asking for one submits it, and before it all it waits for.
 
+    Where the plan has a stage's artifact already, that is taken instead, and nothing is submitted for it.
+
     Args:
         plan: what each stage is told.
         context: the run they belong to.
@@ -57,70 +60,91 @@ class Chain:
             waits: dict[str, Any] = {}
             if name in JUDGES and "train" in self._submitted:
                 waits["wait_for"] = [self.base]
-            job = self.plan.parts[name]
-            future = prepare.submit(self.context, name, job, **self._own, **waits)
-            self._parts[name] = self._note(f"prepare-{name}", future)
+            self._parts[name] = self._made(
+                f"prepare-{name}",
+                lambda: prepare.submit(self.context, name, self.plan.parts[name], **self._own, **waits),
+            )
         return self._parts[name]
 
     @cached_property
     def dataset(self) -> Future:
         """The curated data set."""
-        return self._note("curate", curate.submit(self.context, self.plan.source, self.plan.rules))
+        return self._made("curate", lambda: curate.submit(self.context, self.plan.source, self.plan.rules))
 
     @cached_property
     def captions(self) -> Future:
         """The captions of its images."""
+        return self._made("caption", self._caption)
+
+    def _caption(self) -> Future:
         dataset = self.dataset
         self.part("autoencoder")  # not asked for here, but of the parts it takes longest: it goes first
         captioner = self.part("captioner") if "captioner" in self.plan.parts else None
-        return self._note("caption", caption.submit(self.context, dataset, captioner, self.plan.captioner))
+        return caption.submit(self.context, dataset, captioner, self.plan.captioner)
 
     @cached_property
     def latents(self) -> Future:
         """Latents of images and tokens of captions."""
-        future = encode.submit(self.context, self.dataset, self.captions, self.part("autoencoder"))
-        return self._note("encode", future)
+        return self._made(
+            "encode",
+            lambda: encode.submit(self.context, self.dataset, self.captions, self.part("autoencoder")),
+        )
 
     @cached_property
     def base(self) -> Future:
         """The base model."""
-        latents, autoencoder = self.latents, self.part("autoencoder")
-        return self._note(
-            "train", train.submit(self.context, latents, autoencoder, self.plan.flow, self.plan.sampler)
-        )
+        return self._made("train", self._train)
+
+    def _train(self) -> Future:
+        plan, latents, autoencoder = self.plan, self.latents, self.part("autoencoder")
+        start = {"start": plan.start} if plan.start is not None else {}
+        return train.submit(self.context, latents, autoencoder, plan.flow, plan.sampler, **start)
 
     @cached_property
     def model(self) -> Future:
         """The few-step model, with the base it learnt from."""
         plan = self.plan
-        future = rectify.submit(
-            self.context, self.base, self.latents, plan.pairs, plan.rectify, plan.rectified
+        return self._made(
+            "rectify",
+            lambda: rectify.submit(
+                self.context, self.base, self.latents, plan.pairs, plan.rectify, plan.rectified
+            ),
         )
-        return self._note("rectify", future)
 
     @cached_property
     def lora(self) -> Future:
         """The LoRA of the plan's style; None where there is none."""
-        if self.plan.style is None:
+        plan = self.plan
+        if plan.style is None:
             return None
-        future = finetune.submit(
-            self.context, self.base, self.latents, self.part("autoencoder"), self.plan.style, self.plan.lora
+        return self._made(
+            "finetune",
+            lambda: finetune.submit(
+                self.context, self.base, self.latents, self.part("autoencoder"), plan.style, plan.lora
+            ),
         )
-        return self._note("finetune", future)
 
     @cached_property
     def style_classifier(self) -> Future:
         """What recognises the style; None where there is none."""
-        if self.plan.style is None:
+        plan = self.plan
+        if plan.style is None:
             return None
-        future = prepare_style_classifier.submit(
-            self.context, self.plan.style, self.plan.style_classifier, **self._own, wait_for=[self.base]
+        base = self.base
+        waits = {"wait_for": [base]} if "train" in self._submitted else {}
+        return self._made(
+            "prepare-style_classifier",
+            lambda: prepare_style_classifier.submit(
+                self.context, plan.style, plan.style_classifier, **self._own, **waits
+            ),
         )
-        return self._note("prepare-style_classifier", future)
 
     @cached_property
     def evaluation(self) -> Future:
         """How the model was judged."""
+        return self._made("evaluate", self._evaluate)
+
+    def _evaluate(self) -> Future:
         model = self.model
         judged = {
             "dataset": self.dataset,
@@ -130,21 +154,24 @@ class Chain:
         }
         judges = {name: self.part(name) for name in self.plan.parts if name in JUDGES}
         given = {name: value for name, value in (judged | judges).items() if value is not None}
-        return self._note("evaluate", evaluate.submit(self.context, model, **given))
+        return evaluate.submit(self.context, model, **given)
 
     @cached_property
     def decision(self) -> Future:
         """The gate's answer."""
-        return self._note("gate", gate.submit(self.context, self.evaluation, self.plan.name, self.plan.gate))
+        plan = self.plan
+        return self._made("gate", lambda: gate.submit(self.context, self.evaluation, plan.name, plan.gate))
 
     @cached_property
     def version(self) -> Future:
         """The version in the registry."""
+        return self._made("register", self._register)
+
+    def _register(self) -> Future:
         evaluation, decision = self.evaluation, self.decision
-        future = register.submit(
+        return register.submit(
             self.context, self.model, evaluation, decision, self.dataset, self.plan.name, self.lora
         )
-        return self._note("register", future)
 
     @property
     def _own(self) -> dict[str, Future]:
@@ -153,8 +180,11 @@ class Chain:
             return {"data": self.plan.source.data}
         return {"dataset": self.dataset}
 
-    def _note(self, name: str, future: Future) -> Future:
-        self._submitted[name] = future
+    def _made(self, name: str, submit: Callable[[], Future]) -> Future:
+        """Return the artifact the plan has of stage `name`, else submit it and remember that."""
+        if name in self.plan.given:
+            return self.plan.given[name]
+        future = self._submitted[name] = submit()
         return future
 
     def _place(self, name: str) -> tuple[int, int]:

@@ -4,7 +4,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.gate_settings import GateSettings
 from fluxmodel.errors import InputError
+from fluxmodel.presets import PRESETS
 from fluxmodel.training_job import Precision
+
+PRESET_NAMES = list(PRESETS)
 
 
 class PipelineConfig(BaseModel):
@@ -12,15 +15,26 @@ class PipelineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: str = Field(default="demo", description="Named size: smoke, demo, ...")
+    preset: str = Field(
+        default="demo",
+        description="Named size; it says whatever is left at 0 or empty below.",
+        json_schema_extra={"enum": [*PRESET_NAMES]},
+    )
     data: str = Field(
-        default="", description="Data: procedural:shapes?level=...&n=...&seed=..., or a folder of images."
+        default="",
+        description="Data: procedural:shapes?level=...&n=...&seed=..., or a folder; empty takes the preset's.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the base model's training.")
     name: str = Field(default="", description="Name of the registered model; default fluxline-PRESET.")
-    train_steps: int = Field(default=0, ge=0, description="Optimizer steps of the base model.")
-    guidance: float = Field(default=0.0, ge=0, description="Guidance the model is judged at, above 1.")
-    num_images: int = Field(default=0, ge=0, description="Images in each point of the evaluation.")
+    train_steps: int = Field(
+        default=0, ge=0, description="Optimizer steps of the base model; 0 takes the preset's."
+    )
+    guidance: float = Field(
+        default=0.0, ge=0, description="Guidance the model is judged at, above 1; 0 takes the preset's."
+    )
+    num_images: int = Field(
+        default=0, ge=0, description="Images in each point of the evaluation; 0 takes the preset's."
+    )
     captioner: str = Field(
         default="",
         description="Directory of a vision-language model that captions instead of the embedded one.",
@@ -52,8 +66,6 @@ class PipelineConfig(BaseModel):
         Raises:
             InputError: names the field, its value and the cure.
         """
-        from fluxmodel.presets import PRESETS
-
         if self.preset not in PRESETS:
             raise InputError(f"preset is {self.preset!r}; choose one of {', '.join(PRESETS)}.")
         if 0 < self.guidance <= 1:

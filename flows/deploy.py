@@ -20,10 +20,17 @@ def apply_deployments(schedule: bool) -> int:
         InputError: there is no server to apply them to.
     """
     home = open_home().make()
-    if not os.environ.get("PREFECT_API_URL") and use_running(home) is None:
+    running = use_running(home)
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
         raise InputError(
             "There is no Prefect server to deploy to; start `fluxline up`, or set PREFECT_API_URL to yours."
         )
     set_environment(home)
-    command = [sys.executable, "-m", "deployments.apply", *(["--schedule"] if schedule else [])]
+    asked = ["--schedule"] if schedule else []
+    if running is not None and running.prefect_api == url.rstrip("/"):
+        asked.append(
+            "--served"
+        )  # it runs the deployments itself: in a work pool they would wait for a worker
+    command = [sys.executable, "-m", "deployments.apply", *asked]
     return subprocess.run(command, check=False).returncode

@@ -46,7 +46,7 @@ class PipelineOutcome(BaseModel):
     aliases: list[str] = Field(default=[], description="Aliases the version was given in the registry.")
     verdict: str = Field(default="", description="The gate's answer, where there is a gate.")
     reasons: list[str] = Field(default=[], description="Why the gate answered so, in plain sentences.")
-    evaluation: str = Field(description="Path of the report.")
+    evaluation: str = Field(description="Path of the report; of an evaluation that made no version, its own.")
     figures: dict[str, str] = Field(description="The few figures that say how good the model is, in words.")
     mlflow_url: str
     mlflow_run_id: str
@@ -81,29 +81,35 @@ def wait_for_all(stages: dict[str, Any]) -> dict[str, ArtifactRef]:
 
 
 def finish(run: PipelineRun, refs: dict[str, ArtifactRef], model_name: str) -> PipelineOutcome:
-    """Write the run's report, log its summary to MLflow, and return its outcome."""
+    """Write the run's report, log its summary to MLflow, and return its outcome.
+
+    A run of a stage before the last has no report and no version.
+    """
     store, book = ArtifactStore(run.home), RunBook(run.home)
     rows = [_row(book, name, ref) for name, ref in refs.items()]
     places = {name: store.path(refs[name]) for name in _TOLD if name in refs}
-    made = read_json(places["register"] / "registration.json")
+    made = read_json(places["register"] / "registration.json") if "register" in places else {}
     decision = read_json(places["gate"] / "decision.json") if "gate" in places else {}
-    evaluation = places["evaluate"]
+    evaluation = places.get("evaluate")
     if decision.get("approval") and made and (said := request(run.home, made["name"], str(made["version"]))):
         board().say(f"register: {said}")
     outcome = PipelineOutcome(
         stages=rows,
         model_name=made.get("name", model_name),
         model_version=str(made.get("version", "")),
-        aliases=_aliases(run, made),
+        aliases=_aliases(run, made) if made else [],
         verdict=decision.get("verdict") or made.get("verdict", ""),
         reasons=decision.get("reasons", []),
-        evaluation=str(evaluation / "evaluation.json"),
-        figures=_figures(places),
+        evaluation=str(evaluation / "evaluation.json") if evaluation else "",
+        figures=_figures(places) if evaluation else {},
         mlflow_url=run.mlflow_url,
         mlflow_run_id=run.mlflow_run_id,
         prefect_url=run.tags.get("prefect.flow_run_url", ""),
         seconds=round(time.monotonic() - run.started, 2),
     )
+    if not made or evaluation is None:
+        run.close("FINISHED")
+        return outcome
     report = _write_report(run, outcome, places, book)
     keys = [row.run_key for row in rows]
     said = _said(outcome)

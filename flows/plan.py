@@ -1,6 +1,6 @@
 """From a configuration to what each stage is told: the preset, with what the user changed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from evaluation.gate_settings import GateSettings
 from evaluation.settings import EvaluationSettings
@@ -9,9 +9,12 @@ from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.errors import InputError
 from fluxmodel.presets import PRESETS, Preset
 from fluxmodel.training_job import PairSettings, TrainingJob
+from tasks.artifacts import ArtifactRef
 from tasks.caption import OwnCaptioner, identify_captioner
 from tasks.curate import DataSource, identify_source
 from tasks.finetune import StyleSource, look_at_style
+from tasks.leases import Need, refuse_beyond
+from tasks.seat import need_of, resources_of
 from tasks.train import SamplerDefaults
 
 
@@ -35,6 +38,8 @@ class Plan:
         evaluation: how the model is judged.
         gate: what it takes to be promoted.
         name: registered model.
+        start: model whose base network the training goes on from; None begins with random weights.
+        given: artifacts of stages that need not run, by the stage's name (`prepare-PART` for a part).
     """
 
     source: DataSource
@@ -52,19 +57,37 @@ class Plan:
     evaluation: EvaluationSettings
     gate: GateSettings
     name: str
+    start: ArtifactRef | None = None
+    given: dict[str, ArtifactRef] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        refuse_beyond(self.needs())  # now, not in its third hour
+
+    def needs(self) -> dict[str, Need]:
+        """Return the GPUs each stage asks for, where there are any."""
+        jobs = {f"prepare-{name}": job for name, job in self.parts.items()}
+        jobs |= {"train": self.flow, "rectify": self.rectify}
+        if self.style is not None:
+            jobs |= {"finetune": self.lora, "prepare-style_classifier": self.style_classifier}
+        stages = [name for name in ("caption", "encode", *jobs, "evaluate", "gate") if name not in self.given]
+        return {name: need_of(resources_of(name), [jobs[name]] if name in jobs else []) for name in stages}
 
 
-def make_plan(config: PipelineConfig) -> Plan:
+def make_plan(config: PipelineConfig, source: DataSource | None = None) -> Plan:
     """Return the plan of a configuration.
 
     The seed is that of the models: data, captions and evaluators stay the same, so that models compare.
+
+    Args:
+        config: what the user asks for.
+        source: the data, where they were looked at before; by default the configuration's or the preset's.
 
     Raises:
         InputError: a value is wrong, or there is no such data.
     """
     config.check()
     preset = PRESETS[config.preset]
-    source = identify_source(config.data or preset.data)
+    source = source or identify_source(config.data or preset.data)
     own = identify_captioner(config.captioner) if config.captioner else None
     names = ["autoencoder", "detector", "dual_encoder", "captioner"]
     if not source.is_procedural:  # nobody knows what a photograph shows
@@ -103,6 +126,11 @@ def make_plan(config: PipelineConfig) -> Plan:
         ),
         name=config.model_name,
     )
+
+
+def go_on_from(plan: Plan, base: ArtifactRef, autoencoder: ArtifactRef) -> Plan:
+    """Return the plan with a base model whose network goes on training, in the latents of its own autoencoder."""
+    return replace(plan, start=base, given=plan.given | {"prepare-autoencoder": autoencoder})
 
 
 def _style(config: PipelineConfig, preset: Preset, source: DataSource, size: int) -> StyleSource | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.config import PipelineConfig
 from flows.environment import keep_log, set_environment
+from flows.form import fields_of
 from flows.servers import Server, prefect_for_run
 from fluxmodel.errors import FluxlineError, InterruptedRun, StageError
 from tasks import tracking
@@ -57,7 +58,7 @@ def _run(config: PipelineConfig, home: Home, server: Server | None, log: str) ->
     warming.join()
     keep_log(home)
     try:
-        return pipeline(config)
+        return pipeline(**fields_of(config))
     except FluxlineError:
         raise
     except Exception as error:

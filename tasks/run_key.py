@@ -21,6 +21,8 @@ from tasks.home import Home
 _Model = TypeVar("_Model", bound=BaseModel)
 HISTORY_LENGTH = 50
 REUSED = "reused: same parameters, inputs, seed and code"
+START = "start"
+"""Input of a training: the model whose network it goes on from."""
 
 
 class StageIdentity(BaseModel):
@@ -91,7 +93,10 @@ class RunBook:
         return list(filter(None, (_load(path, RunRecord) for path in self.home.runs.glob("*.json"))))
 
     def lineage(self, digests: list[str]) -> list[RunRecord]:
-        """Return the records that made the artifacts with these digests, and all they were made of, oldest first."""
+        """Return the records that made the artifacts with these digests, and all they were made of, oldest first.
+
+        A model that training went on from is named by its digest and not looked into: its data are not these.
+        """
         makers = {r.artifact.digest: r for r in sorted(self.records(), key=lambda r: r.finished)}
         found: dict[str, RunRecord] = {}
         waiting = list(digests)
@@ -99,7 +104,7 @@ class RunBook:
             record = makers.get(waiting.pop())
             if record is not None and record.run_key not in found:
                 found[record.run_key] = record
-                waiting += record.identity.upstream.values()
+                waiting += [each for name, each in record.identity.upstream.items() if name != START]
         return sorted(found.values(), key=lambda record: record.finished)
 
     def forget(self, run_key: str) -> None:

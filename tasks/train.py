@@ -64,15 +64,25 @@ def train(
     autoencoder: ArtifactRef,
     job: TrainingJob,
     sampler: SamplerDefaults,
+    start: ArtifactRef | None = None,
 ) -> ArtifactRef:
-    """Train the transformer on the latents and compose the text-to-image model."""
-    return TRAIN.run(context, _train, latents=latents, autoencoder=autoencoder, job=job, sampler=sampler)
+    """Train the transformer on the latents, from random weights or `start`'s, and compose the model."""
+    inputs = {"latents": latents, "autoencoder": autoencoder, "start": start}
+    return TRAIN.run(context, _train, **inputs, job=job, sampler=sampler)
 
 
 def _train(
-    run: StageRun, latents: ArtifactRef, autoencoder: ArtifactRef, job: TrainingJob, sampler: SamplerDefaults
+    run: StageRun,
+    latents: ArtifactRef,
+    autoencoder: ArtifactRef,
+    job: TrainingJob,
+    sampler: SamplerDefaults,
+    start: ArtifactRef | None,
 ) -> Outcome:
     inputs = {"autoencoder": str(run.path(autoencoder))}
+    if start is not None:
+        inputs["start"] = str(run.path(start) / "transformer")
+        job = job.model_copy(update={"model": {}})  # the network is the one that is there
     job = watched(job, run.path(latents), sampler)
     trained = run.launch("fluxmodel.training", placed(run, job, run.path(latents), inputs), job.world_size)
     model = run.call(

@@ -1,0 +1,189 @@
+"""Makes a Prefect server have what the catalogue lists, and says what changed: `python -m deployments.apply`.
+
+A second time changes nothing. What a person changed about a schedule in Prefect stays: its time, its parameters, and
+whether it is on. Prefect's own way of applying replaces all schedules where one was made by hand, so schedules are
+left out of it.
+"""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+from deployments.catalogue import CATALOGUE, POOL, Deployed, Timetable
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A deployment as it stands now.
+
+    Attributes:
+        name: its own.
+        id: its id on the server.
+        changes: what was done to it, in a few words each; none where it stood as it should.
+    """
+
+    name: str
+    id: UUID
+    changes: tuple[str, ...] = ()
+
+
+def apply_catalogue(pool: str, switch_on: bool = False) -> list[Applied]:
+    """Apply every deployment of the catalogue.
+
+    Args:
+        pool: work pool whose workers run them; empty where `fluxline up` serves them.
+        switch_on: whether to switch the catalogue's schedules on.
+    """
+    with get_client(sync_client=True) as client:
+        if pool:
+            _ensure_pool(client, pool)
+        return [apply_one(client, deployed, pool, switch_on) for deployed in CATALOGUE]
+
+
+def apply_one(client: SyncPrefectClient, deployed: Deployed, pool: str, switch_on: bool) -> Applied:
+    """Apply one deployment."""
+    wanted = runner_deployment(deployed)
+    wanted.work_pool_name = pool or None
+    try:
+        known = client.read_deployment_by_name(f"{deployed.name}/{deployed.name}")
+    except ObjectNotFound:
+        number = wanted.apply(work_pool_name=pool or None)
+        assert isinstance(number, UUID)
+        changes = ["created"]
+    else:
+        number, changes = known.id, list(_differences(wanted, known))
+        if changes:
+            wanted.model_fields_set.discard("schedules")
+            wanted.apply(work_pool_name=pool or None)
+    changes += _apply_timetables(client, number, deployed.timetables, switch_on)
+    return Applied(deployed.name, number, tuple(changes))
+
+
+def runner_deployment(deployed: Deployed) -> RunnerDeployment:
+    """Return a deployment of the catalogue as Prefect wants it, but for its schedules.
+
+    Further runs than the limit wait in line: to cancel them would lose what somebody asked for.
+    """
+    limit = ConcurrencyLimitConfig(limit=deployed.limit, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+    return RunnerDeployment.from_flow(
+        deployed.flow,
+        deployed.name,
+        description=deployed.said,
+        tags=list(deployed.tags),
+        concurrency_limit=limit if deployed.limit else None,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+
+
+def _differences(wanted: RunnerDeployment, known: Any) -> Iterator[str]:
+    limit = known.global_concurrency_limit
+    options = known.concurrency_options
+    schema = wanted._parameter_openapi_schema.model_dump(exclude_unset=True)
+    pairs = {
+        "description": (wanted.description, known.description),
+        "tags": (sorted(wanted.tags), sorted(known.tags)),
+        "flow": (wanted.entrypoint, known.entrypoint),
+        "form": (
+            json.dumps(schema, sort_keys=True),
+            json.dumps(known.parameter_openapi_schema, sort_keys=True),
+        ),
+        "checks of its form": (True, known.enforce_parameter_schema),
+        "limit": (wanted.concurrency_limit, limit.limit if limit else None),
+        "what waits": (wanted.concurrency_options, options),
+        "work pool": (wanted.work_pool_name, known.work_pool_name),
+    }
+    for what, (asked, found) in pairs.items():
+        if asked != found:
+            yield f"{what} changed"
+
+
+def _apply_timetables(
+    client: SyncPrefectClient, deployment: UUID, timetables: tuple[Timetable, ...], switch_on: bool
+) -> list[str]:
+    if not timetables:
+        return []
+    changes = []
+    known = {each.slug: each for each in client.read_deployment_schedules(deployment) if each.slug}
+    for each in timetables:
+        if each.slug not in known:
+            _create_schedule(client, deployment, each, each.active or switch_on)
+            changes.append(f"schedule {each.slug} made, {'on' if each.active or switch_on else 'off'}")
+        elif switch_on and not known[each.slug].active:
+            client.update_deployment_schedule(deployment, known[each.slug].id, active=True)
+            changes.append(f"schedule {each.slug} switched on")
+    return changes
+
+
+def _create_schedule(client: SyncPrefectClient, deployment: UUID, timetable: Timetable, active: bool) -> None:
+    schedule = DeploymentScheduleCreate(
+        schedule=CronSchedule(cron=timetable.cron, timezone="UTC"),
+        active=active,
+        slug=timetable.slug,
+        parameters=timetable.parameters,
+    )
+    client.create_deployment_schedules(deployment, [schedule])
+
+
+def _ensure_pool(client: SyncPrefectClient, pool: str) -> None:
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    try:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+        print(f"work pool {pool}: created; `prefect worker start --pool {pool}` runs what it is given")
+    except ObjectAlreadyExists:
+        pass
+
+
+def apply_automations() -> list[str]:
+    """Apply the automations of keeping runs alive and of triggers; return what changed, a line each."""
+    from deployments import automations
+
+    wanted = [*automations.automations(), *_triggers()]
+    before = _automations_now()
+    automations.ensure(wanted)
+    now = _automations_now()
+    return [
+        f"automation {name}: {'changed' if name in before else 'created'}"
+        for name in sorted(now)
+        if before.get(name) != now[name]
+    ]
+
+
+def _triggers() -> list[Any]:
+    if importlib.util.find_spec("deployments.triggers") is None:
+        return []
+    return importlib.import_module("deployments.triggers").automations()
+
+
+def _automations_now() -> dict[str, Any]:
+    with get_client(sync_client=True) as client:
+        found = client.request("POST", "/automations/filter", json={}).json()
+    return {each["name"]: each["updated"] for each in found}
+
+
+def main(arguments: list[str]) -> int:
+    """Apply everything and print what changed, a line each; return the exit code."""
+    pool = "" if "--served" in arguments else POOL
+    applied = apply_catalogue(pool, switch_on="--schedule" in arguments)
+    changes = [f"{each.name}: {', '.join(each.changes)}" for each in applied if each.changes]
+    changes += apply_automations()
+    for line in changes:
+        print(line)
+    print(f"{len(applied)} deployments stand; {'that changed' if changes else 'nothing changed'}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
