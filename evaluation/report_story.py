@@ -8,6 +8,7 @@ from typing import Any
 
 from .page import box, boxes, note, section, table, tile
 from .report_numbers import at_n, interval_cell, lora_samplings, number, plural
+from .versus_words import plain_words
 
 _HEADLINE = (
     ("attr_acc", "Attributes right"),
@@ -232,7 +233,7 @@ def summary(
     found = {each["name"]: each for each in document["metrics"]}
     rows: list[tuple[str, str, str]] = []
     if decision:
-        rows.append((GATE_SAYS, str(decision["verdict"]), str((decision["reasons"] or [""])[0])))
+        rows.append((GATE_SAYS, str(decision["verdict"]), plain_words((decision["reasons"] or [""])[0])))
     for name, words in (
         ("attr_acc", "Attributes right"),
         ("retrieval", "Own caption found"),

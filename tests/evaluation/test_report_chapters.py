@@ -13,6 +13,7 @@ from evaluation.report_captions import captions
 from evaluation.report_evidence import funnel
 from evaluation.report_gate import verdict
 from evaluation.report_lora import lora
+from evaluation.report_story import summary
 from evaluation.report_straightening import straightening
 from tests.evaluation.story_documents import (
     PNG,
@@ -183,3 +184,11 @@ def test_labels_are_kept_apart_about_their_middle():
     assert sum(spread) / 3 == pytest.approx(1.1)
     assert apart([0.0, 0.0], 1.0, low=0.0) == [0.0, 1.0]
     assert apart([1.0, 1.0], 1.0, high=1.0) == [0.0, 1.0]
+
+
+def test_the_first_box_says_the_gates_reason_in_plain_words():
+    reason = "attr_acc 0.95 -> 0.91, difference -0.04 [-0.06, -0.02], margin 0.02: shown worse than its margin."
+    document = {"metrics": [], "headline": {}, "lora": None}
+    [(words, verdict, line)] = summary(document, None, {"verdict": "reject", "reasons": [reason]})
+    assert (words, verdict) == ("The gate says", "reject")
+    assert line == reason.replace("attr_acc", "attributes right").replace("->", "→")
