@@ -94,5 +94,29 @@ CATALOGUE: tuple[Deployed, ...] = (
         "Lay two versions side by side: verdict, what changed, every number, the same prompts image by image.",
         tags=("fluxline", "judgement"),
     ),
+    Deployed(
+        "evaluate-champion",
+        "flows.evaluate_champion.evaluate_champion",
+        "Draw the champion's prompts again, and tell when it falls below its interval. Its nightly schedule is off until "
+        "you switch it on.",
+        tags=("fluxline", "judgement"),
+        timetables=(Timetable("nightly", "0 2 * * *", {"preset": "demo"}),),
+    ),
+    Deployed(
+        "watch-data",
+        "flows.watch_data.watch_data",
+        "Look at a folder, and start `retrain` when it has changed and is quiet again. Give its schedule your folder, "
+        "then switch it on.",
+        tags=("fluxline", "data"),
+        timetables=(Timetable("every-ten-minutes", "*/10 * * * *"),),
+    ),
+    Deployed(
+        "approve",
+        "flows.approve.approve",
+        "Ask a person whether a version may become the champion; started by a run whose promotion waits. Press Resume "
+        "on a run of it to answer.",
+        tags=("fluxline", "judgement"),
+        limit=0,
+    ),
     *(_stage(name) for name in SAID),
 )

@@ -155,10 +155,10 @@ def read_side(directory: Path, further: Path | None = None) -> Side:
         raise InputError(f"{path} cannot be read ({error.strerror}); {cure}.") from error
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise InputError(f"{path} is no evaluation ({_brief(error)}); {cure}.") from error
-    columns = _columns(directory / "rows.parquet")
+    columns = read_columns(directory / "rows.parquet")
     num_stored = len(columns["seed"])
     if further is not None:
-        columns = _joined(columns, _columns(further))
+        columns = _joined(columns, read_columns(further))
     side = Side(directory, document, columns, identity, metrics, num_stored)
     if not side.at("headline"):
         raise InputError(f"{directory / 'rows.parquet'} has no images at the headline point {head}; {cure}.")
@@ -316,7 +316,12 @@ def _values(side: Side, column: str, rows: list[int], name: str) -> np.ndarray:
     return values
 
 
-def _columns(path: Path) -> dict[str, np.ndarray]:
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Return the columns of a file of rows.
+
+    Raises:
+        InputError: it is missing, or holds no rows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -100,7 +100,7 @@ def duel(
     ):
         samplers = {"challenger": one, "champion": other}
         pair = [
-            _Duellist(name, side, entrants[name], _place_of(side, entrants[name]), samplers[name])
+            _Duellist(name, side, entrants[name], place_of(side, entrants[name]), samplers[name])
             for name, side in sides.items()
         ]
         if gate.latency_ratio:
@@ -160,7 +160,8 @@ def _enter(model: Path, benchmark: Benchmark, settings: EvaluationSettings) -> E
     return enter(model, None, benchmark.reference.shape[-1], settings)
 
 
-def _place_of(side: Side, entrant: Entrant) -> Place:
+def place_of(side: Side, entrant: Entrant) -> Place:
+    """Return the point that speaks for an evaluated model."""
     head = side.document["headline"]
     wanted = (head["curve"], head["steps"], head["guidance"])
     return next(place for place in entrant.places if (place.curve, place.steps, place.guidance) == wanted)

@@ -1,40 +1,48 @@
 """Watch data: look at a folder on a schedule, and tell Prefect when its content has changed and come to rest."""
 
-from typing import Annotated
-
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows.form import fields_of, form
+from flows.retrain import RetrainConfig
+from flows.run_name import named
 from fluxmodel.errors import FluxlineError
-from tasks.dataset_watch import announce_change, look
+from tasks.dataset_watch import Change, announce_change, look
 from tasks.home import open_home
 
 MINUTE = 60.0
 
 
-@flow(name="watch-data", flow_run_name="look at {data}", persist_result=False)
-def watch_data(
-    data: str = "",
-    preset: str = "demo",
-    name: str = "",
-    quiet_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0,
-) -> State:
-    """Look at a folder of images; when it has changed and is quiet again, announce `fluxline.dataset.changed`.
+class WatchConfig(RetrainConfig):
+    """What is watched, and what `retrain` is told when it changes."""
 
-    The automation `fluxline: data changed` starts `retrain` on it. The first look only notes what is there.
+    data: str = Field(default="", description="Folder of images to watch; it is what `retrain` learns from.")
+    quiet_minutes: float = Field(
+        default=10.0,
+        ge=0,
+        le=24 * 60,
+        description="How long nothing may have changed, minutes: an upload may be half done.",
+    )
 
-    Args:
-        data: Folder of images to watch.
-        preset: Named size of the model that is retrained.
-        name: Registered model that is retrained; empty for fluxline-PRESET.
-        quiet_minutes: How long nothing may have changed, minutes: an upload may be half done.
-    """
-    home = open_home().make()
-    more = {"preset": preset, "name": name}
+
+@flow(
+    name="watch-data",
+    persist_result=False,
+    flow_run_name=named("look"),
+    description="Look at a folder; once it has changed and is quiet again, announce it, so that `retrain` starts.",
+)
+@form(WatchConfig)
+def watch_data(config: WatchConfig) -> State:
+    """Look at a folder; once it has changed and is quiet again, announce it, so that `retrain` starts."""
+    asked = {name: value for name, value in fields_of(config).items() if name in RetrainConfig.model_fields}
+
+    def tell(change: Change) -> None:
+        announce_change(change, asked | {"data": change.data})
+
     try:
-        found = look(home, data, quiet_minutes * MINUTE, lambda change: announce_change(change, more))
+        found = look(open_home().make(), config.data, config.quiet_minutes * MINUTE, tell)
     except FluxlineError as error:
         return Failed(message=str(error))
     return Completed(message=found.said, name=found.state.capitalize())
