@@ -112,9 +112,9 @@ def noted() -> Iterator[list[Span]]:
     start_child, run_child = launch.start_child, stage_run.run_child
     run, attempt = stage.Stage.run, stage.Stage._attempt
 
-    def noted_start(command: list[str], sink: Any, threads: int) -> Any:
+    def noted_start(command: list[str], sink: Any, threads: int, *lease: Any) -> Any:
         here.command, here.threads = command, threads
-        return start_child(command, sink, threads)
+        return start_child(command, sink, threads, *lease)
 
     def noted_child(module: str, job: dict[str, Any], work: Path, **how: Any) -> Path:
         started = time.time()

@@ -30,6 +30,10 @@ class TrainingTemplate(BaseModel):
     batch_size: int = Field(gt=0, description="Samples a step.")
     ema_decay: float = Field(default=0.995, ge=0, lt=1, description="Decay of the averaged weights.")
     world_size: int = Field(default=1, gt=0, description="Processes that share each batch.")
+    gpus: int = Field(
+        default=0, ge=0, description="GPUs asked for where there are any; 0: one for each process."
+    )
+    gpu_memory_gb: float = Field(default=0.0, ge=0, description="Memory each must have, GB; 0: any.")
     checkpoint_every: int = Field(default=100, gt=0, description="Steps between checkpoints.")
 
     def job(
@@ -149,6 +153,7 @@ DEMO = Preset(
         steps=1600,
         batch_size=64,
         world_size=2,
+        gpus=1,  # its two processes are for two cores; one GPU has room for both
         checkpoint_every=200,
     ),
     pairs=PairSettings(num=4000, num_steps=8, guidance=1.5),
@@ -250,6 +255,7 @@ SMOKE = Preset(
         steps=40,
         batch_size=32,
         world_size=2,
+        gpus=1,  # its two processes are for two cores; one GPU has room for both
         checkpoint_every=10,
     ),
     pairs=PairSettings(num=64, num_steps=2),
@@ -260,6 +266,7 @@ SMOKE = Preset(
         steps=20,
         batch_size=32,
         world_size=2,
+        gpus=1,  # its two processes are for two cores; one GPU has room for both
         checkpoint_every=10,
     ),
     style="style:wash?level=demo&n=8&seed=0",

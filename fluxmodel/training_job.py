@@ -73,6 +73,10 @@ class TrainingJob(BaseModel):
     )
     threads: int = Field(default=1, gt=0, description="Threads of each process.")
     world_size: int = Field(default=1, gt=0, description="Processes that share each batch.")
+    gpus: int = Field(
+        default=0, ge=0, description="GPUs asked for where there are any; 0: one for each process."
+    )
+    gpu_memory_gb: float = Field(default=0.0, ge=0, description="Memory each must have, GB; 0: any.")
     checkpoint_every: int = Field(default=100, gt=0, description="Steps between checkpoints.")
     log_every: int = Field(default=10, gt=0, description="Steps between lines of metrics.jsonl.")
     samples: SampleSettings = Field(
@@ -80,8 +84,17 @@ class TrainingJob(BaseModel):
     )
 
     def semantic(self) -> dict[str, Any]:
-        """Return the fields the result depends on: all but where things lie and how often they are written."""
-        places = {"data", "inputs", "output", "checkpoint_every", "log_every", "samples"}
+        """Return the fields the result depends on: all but places, machines and how often it writes."""
+        places = {
+            "data",
+            "inputs",
+            "output",
+            "gpus",
+            "gpu_memory_gb",
+            "checkpoint_every",
+            "log_every",
+            "samples",
+        }
         return self.model_dump(mode="json", exclude=places)
 
 

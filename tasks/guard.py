@@ -12,6 +12,7 @@ import threading
 from contextlib import suppress
 
 from tasks.launch import death_signal
+from tasks.leases import LOCKS
 
 GRACE_SECONDS = 30.0
 
@@ -20,7 +21,8 @@ def main(command: list[str]) -> int:
     """Run `command`; return its exit code. SIGTERM, or the parent's end, ends the whole group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = int(os.environ.pop("FLUXLINE_PARENT_PIPE"))
-    child = subprocess.Popen(command, preexec_fn=death_signal())
+    locks = tuple(int(number) for number in os.environ.pop(LOCKS, "").split(",") if number)
+    child = subprocess.Popen(command, preexec_fn=death_signal(), pass_fds=locks)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     threading.Thread(target=_end_with_parent, args=(pipe, child), daemon=True).start()
     code = child.wait()

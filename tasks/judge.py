@@ -17,9 +17,12 @@ from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.cards import read_json
 from tasks.generate import find_model
 from tasks.home import Home
-from tasks.launch import run_child
+from tasks.launch import STOP, run_child
+from tasks.leases import Asker, lease
+from tasks.progress import board
 from tasks.resources import RESOURCES, num_slots
 from tasks.run_key import RunBook
+from tasks.seat import need_of
 
 GENEVAL = "geneval"
 _EVALUATORS = ("dual_encoder", "detector")
@@ -223,8 +226,11 @@ def judge(
         "cache": str(home.features),
     }
     try:
-        timeout = RESOURCES["evaluate"].timeout_seconds
-        made = run_child("evaluation", job, work, timeout_seconds=timeout, progress=progress)
+        needed = RESOURCES["evaluate"]
+        asker = Asker("evaluate", home=str(home.root), priority=needed.priority)
+        with lease(need_of(needed, ()), asker, STOP.is_set, board().say) as held:
+            limits = {"timeout_seconds": needed.timeout_seconds, "progress": progress, "lease": held}
+            made = run_child("evaluation", job, work, **limits)
         _put(made, out)
     except (KeyboardInterrupt, InterruptedRun):
         shutil.rmtree(work, ignore_errors=True)

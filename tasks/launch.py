@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxmodel.errors import InputError, InterruptedRun, StageError
+from tasks.leases import AS_WE_ARE, Lease
 from tasks.spool import SpoolReader
 from tasks.usage import FILE as USAGE
 from tasks.usage import UsageSpool
@@ -53,6 +54,7 @@ def run_child(
     timeout_seconds: float = 86_400.0,
     stall_seconds: float = 3600.0,
     progress: Callable[[int, int, str], None] | None = None,
+    lease: Lease = AS_WE_ARE,
 ) -> Path:
     """Run `python -m module job.json` to its end and return its `final` directory.
 
@@ -65,6 +67,7 @@ def run_child(
         timeout_seconds: a child that takes longer is stopped.
         stall_seconds: a child that reports nothing for so long is stopped.
         progress: called as `progress(done, total, message)` with what the child reports.
+        lease: the devices it computes with; it inherits their locks.
 
     Raises:
         InputError: the child refused its input (exit code 2).
@@ -84,8 +87,9 @@ def run_child(
     spool = SpoolReader(output / "metrics.jsonl", _size(output / "metrics.jsonl"))
     with log.open("ab") as sink:
         start = sink.tell()
-        process, pipe = start_child(command, sink, threads)
+        process, pipe = start_child(command, sink, threads, lease)
         try:
+            lease.started(process.pid)
             usage = UsageSpool(process.pid, output / USAGE)
             code = _watch(process, spool, usage, progress, timeout_seconds, stall_seconds, grace)
         finally:
@@ -96,7 +100,9 @@ def run_child(
     raise _failure(module, code, log, start)
 
 
-def start_child(command: list[str], sink: Any, threads: int) -> tuple[subprocess.Popen, int]:
+def start_child(
+    command: list[str], sink: Any, threads: int, lease: Lease = AS_WE_ARE
+) -> tuple[subprocess.Popen, int]:
     """Start a child in its own session; return it and the pipe end whose closing tells it to die."""
     read_end, write_end = os.pipe()  # both ends close on exec; only the read end is handed down
     try:
@@ -105,8 +111,8 @@ def start_child(command: list[str], sink: Any, threads: int) -> tuple[subprocess
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env=child_environment(threads) | {"FLUXLINE_PARENT_PIPE": str(read_end)},
-            pass_fds=(read_end,),
+            env=child_environment(threads, lease) | {"FLUXLINE_PARENT_PIPE": str(read_end)},
+            pass_fds=(read_end, *lease.descriptors),  # these alone: another stage's locks stay out of it
             start_new_session=True,
             preexec_fn=death_signal(),
         )
@@ -118,12 +124,12 @@ def start_child(command: list[str], sink: Any, threads: int) -> tuple[subprocess
     return process, write_end
 
 
-def child_environment(threads: int) -> dict[str, str]:
-    """Return the environment of a child: ours, quiet, with `threads` compute threads."""
+def child_environment(threads: int, lease: Lease = AS_WE_ARE) -> dict[str, str]:
+    """Return the environment of a child: ours, quiet, with `threads` compute threads and the lease's devices."""
     counts = dict.fromkeys(
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(max(1, threads))
     )
-    return dict(os.environ) | _QUIET | counts
+    return dict(os.environ) | _QUIET | counts | lease.environment()
 
 
 def stop_group(process: subprocess.Popen, grace: float = GRACE_SECONDS) -> None:

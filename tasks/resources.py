@@ -1,4 +1,4 @@
-"""What each stage needs of the machine: cores, time, second chances; and the slots that stages wait for.
+"""What each stage needs of the machine: cores, GPUs, time, second chances; and the slots that stages wait for.
 
 A slot is a locked file, so slots are shared by all commands of one FLUXLINE_HOME and free themselves when
 their holder dies, however it dies.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxmodel.errors import FluxlineError, InterruptedRun, StageError
+from tasks.device_locks import noted_now, write_note
 
 HOUR = 3600.0
 POLL_SECONDS = 0.1
@@ -31,6 +32,9 @@ class Resources:
         retries: how often a failure that may pass (a killed child, a full disk freed) is tried again.
         priority: lower goes first when slots are short; the longest chain starts first.
         yields_seconds: how long a stage that is not on the longest chain leaves a free slot to others.
+        gpus: devices it takes on a machine that has some (a job's own wish wins); 0 is a stage of the CPU.
+        gpu_memory_gb: memory each of them must have in all; 0 is any (a job's own wish wins).
+        asks_late: whether it takes them only when a child needs them: it often ends without one.
     """
 
     cpus: int = 1
@@ -38,23 +42,27 @@ class Resources:
     retries: int = 1
     priority: int = 10
     yields_seconds: float = 0.0
+    gpus: int = 0
+    gpu_memory_gb: float = 0.0
+    asks_late: bool = False
 
 
 RESOURCES = {
-    "prepare-{part}": Resources(timeout_seconds=24 * HOUR),
-    "prepare-autoencoder": Resources(priority=0),
+    "prepare-{part}": Resources(timeout_seconds=24 * HOUR, gpus=1),
+    "prepare-autoencoder": Resources(priority=0, gpus=1),
     "curate": Resources(timeout_seconds=24 * HOUR, priority=1),
-    "prepare-captioner": Resources(priority=1, yields_seconds=0.2),
-    "caption": Resources(timeout_seconds=7 * 24 * HOUR, priority=1),
-    "encode": Resources(timeout_seconds=24 * HOUR, priority=1),
-    "train": Resources(timeout_seconds=14 * 24 * HOUR, priority=1),
-    "rectify": Resources(timeout_seconds=7 * 24 * HOUR, priority=2),
-    "finetune": Resources(timeout_seconds=24 * HOUR, priority=3),
-    "prepare-dual_encoder": Resources(priority=4, yields_seconds=LET_THE_CHAIN_GO_ON),
-    "prepare-detector": Resources(priority=5, yields_seconds=LET_THE_CHAIN_GO_ON),
-    "prepare-style_classifier": Resources(priority=6, yields_seconds=LET_THE_CHAIN_GO_ON),
-    "evaluate": Resources(timeout_seconds=12 * HOUR, priority=7),
-    "gate": Resources(timeout_seconds=12 * HOUR, retries=2, priority=7),
+    "prepare-captioner": Resources(priority=1, yields_seconds=0.2, gpus=1),
+    "caption": Resources(timeout_seconds=7 * 24 * HOUR, priority=1, gpus=1),
+    "encode": Resources(timeout_seconds=24 * HOUR, priority=1, gpus=1),
+    "train": Resources(timeout_seconds=14 * 24 * HOUR, priority=1, gpus=1),
+    "rectify": Resources(timeout_seconds=7 * 24 * HOUR, priority=2, gpus=1),
+    "finetune": Resources(timeout_seconds=24 * HOUR, priority=3, gpus=1),
+    "prepare-dual_encoder": Resources(priority=4, yields_seconds=LET_THE_CHAIN_GO_ON, gpus=1),
+    "prepare-detector": Resources(priority=5, yields_seconds=LET_THE_CHAIN_GO_ON, gpus=1),
+    "prepare-style_classifier": Resources(priority=6, yields_seconds=LET_THE_CHAIN_GO_ON, gpus=1),
+    "evaluate": Resources(timeout_seconds=12 * HOUR, priority=7, gpus=1),
+    "gate": Resources(timeout_seconds=12 * HOUR, retries=2, priority=7, gpus=1, asks_late=True),
+    "vigil": Resources(timeout_seconds=12 * HOUR, priority=8, gpus=1),
     "register": Resources(timeout_seconds=HOUR, retries=2, priority=7),
 }
 
@@ -78,8 +86,21 @@ _waiting_changed = threading.Condition()
 
 
 @contextmanager
-def slots(folder: Path, cpus: int, resources: Resources, stop: Callable[[], bool]) -> Iterator[int]:
+def slots(
+    folder: Path,
+    cpus: int,
+    resources: Resources,
+    stop: Callable[[], bool],
+    about: dict[str, str] | None = None,
+) -> Iterator[int]:
     """Hold `cpus` slots (no more than the machine has) while the body runs; yields the number held.
+
+    Args:
+        folder: of the locked files.
+        cpus: how many.
+        resources: of the stage: who goes first.
+        stop: asked while waiting.
+        about: who holds them, written into the files for whoever looks.
 
     Raises:
         InterruptedRun: `stop()` turned true while waiting.
@@ -107,6 +128,8 @@ def slots(folder: Path, cpus: int, resources: Resources, stop: Callable[[], bool
                     _waiting_changed.notify_all()
                 else:
                     _waiting_changed.wait(POLL_SECONDS)
+        for descriptor in held:
+            write_note(descriptor, {"pid": os.getpid(), **noted_now(), **(about or {})})
         yield wanted
     finally:
         with _waiting_changed:
@@ -118,6 +141,7 @@ def slots(folder: Path, cpus: int, resources: Resources, stop: Callable[[], bool
 
 def _give_back(held: list[int]) -> None:
     for descriptor in held:
+        write_note(descriptor, {})
         os.close(descriptor)
 
 

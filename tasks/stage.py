@@ -23,13 +23,15 @@ from tasks.code_digest import code_digests
 from tasks.home import Home
 from tasks.in_use import in_use
 from tasks.launch import STOP
+from tasks.leases import Asker
 from tasks.links import TaskLinks
 from tasks.live_log import LiveLog
 from tasks.machine import environment
 from tasks.presence import ALIKE, QUEUED, WORKING, present, this_flow_run
 from tasks.progress import board
-from tasks.resources import RESOURCES, slots, worth_retrying
+from tasks.resources import RESOURCES, worth_retrying
 from tasks.run_key import RunBook, RunRecord, StageIdentity
+from tasks.seat import Seat, need_of
 from tasks.spool import SpoolReader
 from tasks.stage_page import stage_page
 from tasks.stage_run import Outcome, RunContext, StageRun
@@ -118,12 +120,24 @@ class Stage:
                 book.decide(identity, reused=record is not None)  # Prefect was not asked, or did not know
             if record is None:
                 note.now(QUEUED)
-                with slots(home.root / "slots", threads * _processes(inputs), resources, STOP.is_set):
+                asker = Asker(
+                    identity.stage,
+                    identity.run_key,
+                    str(home.root),
+                    resources.priority,
+                    resources.yields_seconds,
+                )
+                need, cpus = need_of(resources, inputs.values()), threads * _processes(inputs)
+                with Seat(asker, need, cpus, resources, STOP.is_set) as seat:
                     note.now(WORKING)
-                    record = self._attempt(home, identity, folder, context, threads, resources, work, inputs)
+                    record = self._attempt(
+                        home, identity, folder, context, threads, resources, work, inputs, seat
+                    )
         return record.artifact
 
-    def _attempt(self, home, identity, folder, context, threads, resources, work, inputs) -> RunRecord:
+    def _attempt(
+        self, home, identity, folder, context, threads, resources, work, inputs, seat: Seat
+    ) -> RunRecord:
         links = TaskLinks(identity.stage)
         lines = SpoolReader(folder / "output" / "metrics.jsonl").read()
         earlier, started = (lines[-1].seconds if lines else 0.0), time.monotonic()
@@ -132,11 +146,12 @@ class Stage:
             state=str(folder / "tracking.json"), identity=identity, tags=links.tags(),
         )  # fmt: skip
         tail = owed.tail(home, debt, board().say)
-        run = StageRun(home, identity, folder, context, links, threads, resources, mlflow_run=tail.require)
+        run = StageRun(home, identity, folder, context, links, threads, resources, tail.require, seat.lease)
         run.progress(0, 0, "starting" if earlier == 0 else "going on")
         try:
             with tail, LiveLog(folder, links.log) if links.is_shown else nullcontext():
                 outcome = work(run, **inputs)
+                seat.leave_devices()
         except BaseException as error:
             is_stop = isinstance(error, InterruptedRun)
             board().finish(identity.stage, "stopped" if is_stop else "failed")

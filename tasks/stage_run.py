@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.home import Home
 from tasks.launch import run_child
+from tasks.leases import AS_WE_ARE, Lease
 from tasks.links import TaskLinks
 from tasks.progress import board
 from tasks.resources import Resources
@@ -57,6 +58,7 @@ class StageRun:
         threads: compute threads of each child.
         resources: how long a child may take.
         mlflow_run: returns the id of the stage's MLflow run; raises what MLflow raises.
+        lease: returns what a child may compute with; waits for it where that is not in hand yet.
     """
 
     home: Home
@@ -67,6 +69,7 @@ class StageRun:
     threads: int
     resources: Resources
     mlflow_run: Callable[[], str]
+    lease: Callable[[], Lease] = lambda: AS_WE_ARE
     _shown: float = 0.0
 
     @property
@@ -113,6 +116,7 @@ class StageRun:
             world_size=world_size,
             timeout_seconds=self.resources.timeout_seconds,
             progress=self.progress,
+            lease=self.lease(),
         )
 
     def progress(self, done: int, total: int, message: str = "") -> None:

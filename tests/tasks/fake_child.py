@@ -21,6 +21,7 @@ def main() -> int:
     if "FLUXLINE_PARENT_PIPE" in os.environ:
         pipe = int(os.environ["FLUXLINE_PARENT_PIPE"])
         threading.Thread(target=lambda: (os.read(pipe, 1), os._exit(1)), daemon=True).start()
+    (output / "visible").write_text(str(os.environ.get("CUDA_VISIBLE_DEVICES")))
     if job.get("orphan"):
         orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (output / "orphan").write_text(str(orphan.pid))
