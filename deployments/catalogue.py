@@ -97,8 +97,8 @@ CATALOGUE: tuple[Deployed, ...] = (
     Deployed(
         "evaluate-champion",
         "flows.evaluate_champion.evaluate_champion",
-        "Draw the champion's prompts again, and tell when it falls below its interval. Its nightly schedule is off until "
-        "you switch it on.",
+        "Draw the champion's prompts again, and tell when it falls below its interval. Its nightly schedule is off "
+        "until you switch it on.",
         tags=("fluxline", "judgement"),
         timetables=(Timetable("nightly", "0 2 * * *", {"preset": "demo"}),),
     ),

@@ -14,7 +14,7 @@ The looks, both on the primary metric at the headline point, by the exact one-si
 
 A look raises the alarm when p is that small, the loss is at least `min_effect`, and the value lies below the interval
 stored at promotion. By the union bound a year errs with at most A, although all its nights share one first night and
-one promotion (benchmarks/vigil.py simulates years of nights). A night is a day: looked at twice it draws the same noise
+one promotion (tests/evaluation/test_drift.py simulates them). A night is a day: looked at twice it draws the same noise
 and is one test, so no more than N fit into a year.
 """
 
