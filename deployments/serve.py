@@ -27,11 +27,13 @@ class _Standing:
 
 def main() -> None:
     """Apply the catalogue and serve it until stopped."""
-    set_environment(open_home().make())
+    home = open_home().make()
+    set_environment(home)
     from prefect.exceptions import TerminationSignal
     from prefect.runner import Runner
 
     from deployments.apply import apply_automations, apply_catalogue
+    from flows.up import note_served
 
     applied = apply_catalogue(pool="")
     runner = Runner(pause_on_shutdown=False, limit=len(applied))
@@ -39,6 +41,7 @@ def main() -> None:
         standing: Any = _Standing(each.name, each.id)
         runner.add_deployment(standing)
     apply_automations()
+    note_served(home, [each.name for each in applied])
     with suppress(
         KeyboardInterrupt, TerminationSignal
     ):  # asked to stop: the runs have saved their checkpoints

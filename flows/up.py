@@ -1,8 +1,10 @@
-"""`fluxline up`: Prefect's and MLflow's servers and the served pipeline, until one Ctrl-C stops them all."""
+"""`fluxline up`: Prefect's and MLflow's servers and the served deployments, until one Ctrl-C stops them all."""
 
+import json
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from functools import partial
 
 from flows.environment import set_environment
@@ -20,6 +22,9 @@ from flows.supervision import Supervisor
 from fluxmodel.errors import InputError
 from tasks.home import Home, open_home
 from tasks.presence import born
+
+SERVED = "served.json"
+"""File of FLUXLINE_HOME in which the runner says what it serves, once it does."""
 
 
 def serve_until_stopped() -> int:
@@ -61,6 +66,7 @@ def _serve(home: Home, servers: list[Server], stop: threading.Event) -> None:
         "MLFLOW_TRACKING_URI": mlflow.url,
         "PREFECT_LOGGING_EXTRA_LOGGERS": "fluxline",
     }
+    (home.root / SERVED).unlink(missing_ok=True)
     runner = Runner(home, f"{prefect.url}/api")
     pid = os.getpid()
     found = RunningServers(pid=pid, born=born(pid), prefect_url=prefect.url, mlflow_url=mlflow.url)
@@ -68,17 +74,31 @@ def _serve(home: Home, servers: list[Server], stop: threading.Event) -> None:
     for server, usual in ((prefect, PREFECT_PORT), (mlflow, MLFLOW_PORT)):
         stepped = "" if server.url.endswith(f":{usual}") else f"  (port {usual} was taken)"
         print(f"{server.name:<8}{server.url}{stepped}")
-    print(
-        "Deployments pipeline/pipeline and compare/compare are served: press Run in Prefect, or use `fluxline run` and "
-        "`fluxline compare`. Ctrl-C stops all.",
-        *runner.lost,
-        sep="\n",
-        flush=True,
-    )
+    print("Ctrl-C stops all.", *runner.lost, sep="\n", flush=True)
     supervisor = Supervisor([*servers, runner], partial(print, flush=True), stop)
+    is_told = False
     try:
         while not stop.wait(0.5):
             supervisor.look()
+            if not is_told and (names := _served(home)):
+                is_told = True
+                where = f"press Run at {prefect.url}/deployments"
+                print(f"Served, {where}: {', '.join(names)}.", flush=True)
     finally:
         print("Stopping ...", flush=True)
         runner.stop()
+
+
+def note_served(home: Home, names: Sequence[str]) -> None:
+    """Write down that the runner serves deployments of these names."""
+    place = home.root / SERVED
+    partial = place.with_suffix(".partial")
+    partial.write_text(json.dumps(list(names)))
+    partial.replace(place)
+
+
+def _served(home: Home) -> list[str]:
+    try:
+        return json.loads((home.root / SERVED).read_text())
+    except FileNotFoundError:  # it is still starting
+        return []
