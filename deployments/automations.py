@@ -71,7 +71,7 @@ def _silent(flows: Sequence[str]) -> Automation:
         name="fluxline: a silent run has crashed",
         description="Marks a run Crashed whose process died without a word.",
         trigger=trigger,
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=said)],
+        actions=_to(StateType.CRASHED, "Crashed", said),
     )
 
 
@@ -93,8 +93,12 @@ def _crashed(flows: Sequence[str]) -> Automation:
         name="fluxline: a crashed run goes on",
         description=f"Schedules a deployed run again that crashed, at most {SECOND_CHANCES} times.",
         trigger=trigger,
-        actions=[ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message=said)],
+        actions=_to(StateType.SCHEDULED, "AwaitingRetry", said),
     )
+
+
+def _to(kind: StateType, name: str, said: str) -> list[Any]:
+    return [ChangeFlowRunState(state=kind, name=name, message=said, force=False)]
 
 
 def _of(flows: Sequence[str]) -> Any:
