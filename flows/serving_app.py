@@ -5,7 +5,6 @@ what is no JSON, 413 for too much of it, 503 with Retry-After when too many wait
 """
 
 import base64
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flows.environment import keep_fault
 from flows.serving_page import PAGE
 from fluxmodel.drawing_request import DrawingAnswer, DrawingRequest, RequestError, refused
-from tasks.serving import BusyError, Desk, GoneError, ServedVersion, choose
+from tasks.serving import BusyError, Desk, GoneError, Shelf, choose
 
 MOST_BYTES = 16_384
 """Of a request's body: the longest prompt, escaped character by character, and everything else beside it."""
@@ -36,20 +35,20 @@ class GenerateRequest(DrawingRequest):
     model: str = Field(default="", max_length=256, description="One of the served models; default the first.")
 
 
-def serving_app(versions: Sequence[ServedVersion], desk: Desk) -> FastAPI:
-    """Return the application that draws with `versions`."""
+def serving_app(shelf: Shelf, desk: Desk) -> FastAPI:
+    """Return the application that draws with what stands on the shelf when a request comes."""
     app = FastAPI(
         title="Fluxline", version=version("fluxline"), docs_url=None, redoc_url=None
     )  # FastAPI's documentation pages load their scripts from elsewhere
     app.add_middleware(_Bounded)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_http_error)
-    _add_pages(app, versions, desk)
+    _add_pages(app, shelf, desk)
 
     @app.post("/generate", response_model=DrawingAnswer)
     async def generate(asked: GenerateRequest, request: Request) -> Response:
         try:
-            model = choose(versions, asked.model).model
+            model = choose(shelf.versions, asked.model).model
             drawing = DrawingRequest.model_construct(**asked.model_dump(exclude={"model"}))
             model.check(drawing)
             is_png = "image/png" in request.headers.get("accept", "")
@@ -80,18 +79,18 @@ async def _leaves(request: Request) -> None:
         pass
 
 
-def _add_pages(app: FastAPI, versions: Sequence[ServedVersion], desk: Desk) -> None:
+def _add_pages(app: FastAPI, shelf: Shelf, desk: Desk) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     @app.get("/models")
     async def models() -> list[dict[str, Any]]:
-        return [served.told() for served in versions]
+        return [served.told() for served in shelf.versions]
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        labels = [served.label for served in versions]
+        labels = [served.label for served in shelf.versions]
         return {
             "status": "ok",
             "models": labels,

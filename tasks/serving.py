@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +72,16 @@ class ServedVersion:
         }
 
 
-def open_versions(home: Home, models: Sequence[str]) -> list[ServedVersion]:
+def open_versions(
+    home: Home, models: Sequence[str], held: Sequence[ServedVersion] = ()
+) -> list[ServedVersion]:
     """Read the models to serve, the default one first.
 
     Args:
         home: whose registry is asked.
         models: NAME@VERSION, NAME@ALIAS or a directory each; of a NAME alone, and of the newest name where nothing
             is said, the champion and beside it the challenger, where that is another version.
+        held: versions read earlier; their networks are not read again.
 
     Raises:
         InputError: there is no such model, or it cannot be read.
@@ -86,11 +89,47 @@ def open_versions(home: Home, models: Sequence[str]) -> list[ServedVersion]:
     found: dict[str, ServedVersion] = {}
     try:
         for model in models or [""]:
-            for served in _open(home, model):
+            for served in _open(home, model, {each.label: each.model for each in held}):
                 found.setdefault(served.label, served)
     except ArtifactError as error:
         raise InputError(str(error)) from error
     return list(found.values())
+
+
+class Shelf:
+    """The served versions, kept at what the registry says: a promotion is followed while requests go on.
+
+    Args:
+        home: whose registry is asked.
+        models: as `open_versions` takes them.
+    """
+
+    def __init__(self, home: Home, models: Sequence[str]):
+        self._home, self._models = home, models
+        self.versions = open_versions(home, models)
+        self._seen = self._aliases()
+
+    def follow(self) -> bool:
+        """Read the versions anew if an alias has moved; return whether one had. A network once read is kept.
+
+        Raises:
+            InputError: what is to be served now cannot be read; what was served so far still is.
+        """
+        seen = self._aliases()
+        if seen == self._seen:
+            return False
+        self.versions = open_versions(self._home, self._models, self.versions)
+        self._seen = seen
+        return True
+
+    def _aliases(self) -> dict[str, dict[str, str]]:
+        """Aliases by model, of all that are served; and under "" which is the newest model, where that is followed."""
+        names = {served.model.name for served in self.versions if served.model.version}
+        with registry.answering(self._home):
+            seen = {name: registry.aliases(self._home, name) for name in sorted(names)}
+            if not self._models:
+                seen[""] = {"newest": registry.newest_model_name(self._home)}
+        return seen
 
 
 def choose(versions: Sequence[ServedVersion], name: str) -> ServedVersion:
@@ -106,11 +145,11 @@ def choose(versions: Sequence[ServedVersion], name: str) -> ServedVersion:
     raise RequestError("model", f"it is {name!r}; served here: {known}")
 
 
-def _open(home: Home, model: str) -> list[ServedVersion]:
+def _open(home: Home, model: str, read: Mapping[str, DrawingModel]) -> list[ServedVersion]:
     from fluxmodel.drawing import DrawingModel
 
     if model and Path(model).is_dir():
-        return [ServedVersion(model, (), (), DrawingModel(model).read_all())]
+        return [ServedVersion(model, (), (), read.get(model) or DrawingModel(model).read_all())]
     if "/" in model:
         raise InputError(f"{model} is no directory; name one, or a registered model such as NAME@champion.")
     with registry.answering(home):
@@ -125,9 +164,12 @@ def _open(home: Home, model: str) -> list[ServedVersion]:
         served = []
         for version in wanted:
             held = tuple(alias for alias, number in sorted(aliases.items()) if number == version.version)
-            drawing = DrawingModel(registry.model_directory(home, version), name, version.version).read_all()
-            prompts = _prompts(home, version)
-            served.append(ServedVersion(f"{name}@{version.version}", held, prompts, drawing))
+            label = f"{name}@{version.version}"
+            drawing = read.get(label)
+            if drawing is None:
+                place = registry.model_directory(home, version)
+                drawing = DrawingModel(place, name, version.version).read_all()
+            served.append(ServedVersion(label, held, _prompts(home, version), drawing))
     return served
 
 

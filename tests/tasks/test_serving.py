@@ -12,7 +12,7 @@ from fluxmodel.drawing_request import RequestError
 from fluxmodel.errors import InputError
 from tasks import registry, tracking
 from tasks.artifacts import ArtifactStore
-from tasks.serving import BusyError, Desk, GoneError, choose, open_versions
+from tasks.serving import BusyError, Desk, GoneError, Shelf, choose, open_versions
 from tests.kit import write_model
 
 NAME = "shapes"
@@ -53,6 +53,36 @@ def test_the_champion_is_served_and_beside_it_the_challenger(registered):
     assert (alone.label, alone.aliases, alone.prompts) == ("shapes@2", ("champion",), tuple(PROMPTS))
     both = open_versions(registered, ["shapes@1", "@champion", "shapes@2"])
     assert [version.label for version in both] == ["shapes@1", "shapes@2"]
+
+
+@opens_registry
+def test_a_promotion_is_followed_and_what_was_read_is_not_read_again(registered):
+    shelf = Shelf(registered, [])
+    before = {served.label: served.model for served in shelf.versions}
+    assert not shelf.follow()
+    client = tracking.client(registered)
+    client.set_registered_model_alias(NAME, registry.CHAMPION, "3")
+    client.set_registered_model_alias(NAME, registry.CHALLENGER, "1")
+    assert shelf.follow()
+    assert [served.label for served in shelf.versions] == ["shapes@3", "shapes@1"]
+    assert shelf.versions[0].aliases == ("champion",)
+    assert shelf.versions[0].model is before["shapes@3"]
+    assert not shelf.follow()
+
+
+@opens_registry
+def test_a_champion_that_cannot_be_read_leaves_what_was_served(registered):
+    shelf = Shelf(registered, [f"{NAME}@champion"])
+    client = tracking.client(registered)
+    version = client.create_model_version(
+        NAME, "file:///nowhere", tags={"artifact_uri": "file:///nowhere/at/all"}
+    )
+    client.set_registered_model_alias(NAME, registry.CHAMPION, version.version)
+    with pytest.raises(InputError):
+        shelf.follow()
+    assert [served.label for served in shelf.versions] == ["shapes@2"]
+    client.set_registered_model_alias(NAME, registry.CHAMPION, "1")
+    assert shelf.follow()
 
 
 @opens_registry
