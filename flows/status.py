@@ -13,8 +13,11 @@ from pathlib import Path
 
 from flows.agenda import ACTIVE, Agenda, read_agenda
 from flows.servers import RunningServers
+from fluxmodel.errors import FluxlineError
 from tasks.awaited import Awaited, versions_awaited
+from tasks.devices import devices
 from tasks.home import Home, open_home
+from tasks.leases import Holder, Waiting, holders, waiting
 from tasks.pace import Pace, read_pace
 from tasks.presence import ALIKE, QUEUED, RUN, WORKING, Presence, born, who_is_present
 from tasks.run_key import RunBook
@@ -45,7 +48,8 @@ class StageSeen:
         pid: process of its run.
         since: Unix time the phase began.
         wants: what it waits for; empty while it works.
-        behind: who holds that.
+        behind: who holds that, or is before it in line.
+        devices: GPUs it holds.
         pace: how far and how fast its child is; None before the first report.
     """
 
@@ -56,6 +60,7 @@ class StageSeen:
     since: float
     wants: str = ""
     behind: list[str] = field(default_factory=list)
+    devices: list[str] = field(default_factory=list)
     pace: Pace | None = None
 
 
@@ -94,12 +99,13 @@ class Disk:
 
 @dataclass(frozen=True)
 class Status:
-    """All that `fluxline status` tells."""
+    """All that `fluxline status` tells; `devices` says of each GPU who holds it, empty for nobody."""
 
     home: str
     time: float
     servers: Servers
     runs: list[RunSeen]
+    devices: dict[str, str]
     agenda: Agenda
     owed: list[str]
     approvals: list[Awaited]
@@ -114,11 +120,13 @@ def read_status(home: Home | None = None) -> Status:
     servers = _servers(home)
     agenda = read_agenda(f"{servers.prefect}/api" if servers.prefect and not servers.trouble else "")
     approvals, trouble = _approvals(home, servers)
+    seats = _seats(home)
     return Status(
         home=str(home.root),
         time=time.time(),
         servers=servers,
-        runs=_runs(home, agenda),
+        runs=_runs(home, agenda, seats),
+        devices=_devices(seats),
         agenda=agenda,
         owed=_owed(home),
         approvals=approvals,
@@ -144,18 +152,53 @@ def _servers(home: Home) -> Servers:
     return Servers(prefect or up.prefect_url, mlflow or up.mlflow_url, since, up.pid)
 
 
-def _runs(home: Home, agenda: Agenda) -> list[RunSeen]:
+@dataclass(frozen=True)
+class _Seats:
+    """Who holds devices and cores, and who waits for devices, the next one first."""
+
+    held: list[Holder]
+    queue: list[Waiting]
+
+    def before(self, own: Waiting) -> list[str]:
+        """Who keeps a stage from its devices: who holds one, and who comes before it."""
+        ahead = self.queue[: self.queue.index(own)]
+        return [_holder(each) for each in self.held if each.resource.startswith("gpu")] + [
+            f"{each.stage} (process {each.pid}, in line)" for each in ahead
+        ]
+
+
+def _seats(home: Home) -> _Seats:
+    try:
+        return _Seats(holders(home), waiting(home))
+    except (OSError, ValueError, TypeError):  # a file that is being written
+        return _Seats([], [])
+
+
+def _devices(seats: _Seats) -> dict[str, str]:
+    """Who holds each GPU; empty text for a free one."""
+    try:
+        found = {f"gpu-{each.name}": "" for each in devices()}
+    except FluxlineError:  # the environment is wrong, which a run will say
+        found = {}
+    return found | {each.resource: _holder(each) for each in seats.held if each.resource.startswith("gpu")}
+
+
+def _holder(each: Holder) -> str:
+    return f"{each.stage or 'another program'} ({each.resource}, process {each.pid})"
+
+
+def _runs(home: Home, agenda: Agenda, seats: _Seats) -> list[RunSeen]:
     here = who_is_present(home)
     runs = [each for each in here if each.phase == RUN]
     stages = [each for each in here if each.phase != RUN]
     found = []
     for run in runs:
-        own = [_stage(home, each, stages) for each in stages if each.pipeline_key == run.pipeline_key]
+        own = [_stage(home, each, stages, seats) for each in stages if each.pipeline_key == run.pipeline_key]
         found.append(_run(run, own, agenda))
     keys = {run.pipeline_key for run in runs}
     for stage in stages:
         if stage.pipeline_key not in keys:
-            found.append(_run(stage, [_stage(home, stage, stages)], agenda))
+            found.append(_run(stage, [_stage(home, stage, stages, seats)], agenda))
     known = {each.flow_run_id for each in here}
     for other in agenda.of(*ACTIVE):
         if other.id not in known:
@@ -180,9 +223,12 @@ def _run(run: Presence, stages: list[StageSeen], agenda: Agenda) -> RunSeen:
     )
 
 
-def _stage(home: Home, own: Presence, all_stages: list[Presence]) -> StageSeen:
+def _stage(home: Home, own: Presence, all_stages: list[Presence], seats: _Seats) -> StageSeen:
     wants, behind = "", []
-    if own.phase == ALIKE:
+    mine = next((each for each in seats.queue if (each.run_key, each.pid) == (own.run_key, own.pid)), None)
+    if mine is not None:  # with its cores in hand or not
+        wants, behind = f"{mine.wanted} GPU{'s' if mine.wanted > 1 else ''}", seats.before(mine)
+    elif own.phase == ALIKE:
         wants = "the same stage of another run"
         behind = [_told(each) for each in all_stages if each.run_key == own.run_key and each.phase != ALIKE]
     elif own.phase == QUEUED:
@@ -190,13 +236,18 @@ def _stage(home: Home, own: Presence, all_stages: list[Presence]) -> StageSeen:
         behind = [_told(each) for each in all_stages if each.phase == WORKING]
     return StageSeen(
         stage=own.what,
-        phase=own.phase,
+        phase=QUEUED if mine else own.phase,
         run_key=own.run_key,
         pid=own.pid,
         since=own.since,
         wants=wants,
         behind=behind,
-        pace=read_pace(home.work(own.run_key)) if own.phase == WORKING else None,
+        devices=[
+            each.resource
+            for each in seats.held
+            if each.run_key == own.run_key and each.resource.startswith("gpu")
+        ],
+        pace=read_pace(home.work(own.run_key)) if own.phase == WORKING and mine is None else None,
     )
 
 

@@ -32,6 +32,7 @@ def status_lines(status: Status) -> list[str]:
     return [
         *_servers(status),
         *_runs(status),
+        *_row("devices", [f"{name}: {who or 'free'}" for name, who in sorted(status.devices.items())]),
         *_planned(status),
         *_approvals(status),
         *_row("mlflow", [_owed(status)] if status.owed else []),
@@ -91,9 +92,10 @@ def _stage(stage: StageSeen, now: float) -> str:
     if stage.phase != WORKING:
         behind = f", behind {', '.join(stage.behind)}" if stage.behind else ""
         return f"waits for {stage.wants}{behind}, for {since}"
+    where = f"on {', '.join(stage.devices)}: " if stage.devices else ""
     if stage.pace is None:
-        return f"at work for {since}, no report yet"
-    return pace_said(stage.pace)
+        return f"{where}at work for {since}, no report yet"
+    return where + pace_said(stage.pace)
 
 
 def _planned(status: Status) -> Iterator[str]:

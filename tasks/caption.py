@@ -39,7 +39,7 @@ def identify_captioner(directory: str, prompt: str | None = None) -> OwnCaptione
     return OwnCaptioner(directory=directory, revision=revision_of(directory), prompt=prompt)
 
 
-@task(**CAPTION.options(), task_run_name="caption")
+@task(**CAPTION.options())
 def caption(
     context: RunContext,
     dataset: ArtifactRef,

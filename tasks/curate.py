@@ -42,7 +42,7 @@ def identify_source(data: str) -> DataSource:
     return DataSource(data=source.spec, fingerprint=source.fingerprint(), is_procedural=source.is_procedural)
 
 
-@task(**CURATE.options(), task_run_name="curate")
+@task(**CURATE.options())
 def curate(context: RunContext, source: DataSource, rules: CurationRules) -> ArtifactRef:
     """Keep the images that pass the rules, and split them by duplicate group."""
     return CURATE.run(context, _curate, source=source, rules=rules)

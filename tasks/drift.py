@@ -41,7 +41,7 @@ class Watched:
     parts: dict[str, ArtifactRef]
 
 
-@task(**VIGIL.options(), task_run_name="vigil of {name} {version}")
+@task(**VIGIL.options())
 def vigil(
     context: RunContext,
     evaluation: ArtifactRef,

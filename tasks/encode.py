@@ -10,7 +10,7 @@ from tasks.stage_run import Outcome, RunContext, StageRun
 ENCODE = Stage("encode", kind="latents", modules=("tasks.encode", "fluxmodel.data.latent_cache"))
 
 
-@task(**ENCODE.options(), task_run_name="encode")
+@task(**ENCODE.options())
 def encode(
     context: RunContext, dataset: ArtifactRef, captions: ArtifactRef, autoencoder: ArtifactRef
 ) -> ArtifactRef:

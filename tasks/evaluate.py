@@ -11,7 +11,7 @@ from tasks.stage_run import Outcome, RunContext, StageRun
 EVALUATE = Stage("evaluate", kind="evaluation", modules=("tasks.evaluate", "evaluation.__main__"))
 
 
-@task(**EVALUATE.options(), task_run_name="evaluate")
+@task(**EVALUATE.options())
 def evaluate(
     context: RunContext,
     model: ArtifactRef,

@@ -66,7 +66,7 @@ def look_at_style(source: str, trigger: str, image_size: int) -> StyleSource:
     return StyleSource(source=folder.spec, fingerprint=folder.fingerprint())
 
 
-@task(**FINETUNE.options(), task_run_name="finetune")
+@task(**FINETUNE.options())
 def finetune(
     context: RunContext,
     model: ArtifactRef,
@@ -100,7 +100,7 @@ def _finetune(
     return Outcome(final, gave, metrics)
 
 
-@task(**PREPARE_STYLE.options(), task_run_name="prepare-style_classifier")
+@task(**PREPARE_STYLE.options())
 def prepare_style_classifier(
     context: RunContext,
     style: StyleSource,

@@ -74,7 +74,7 @@ GATE = Stage(
 )
 
 
-@task(**GATE.options(), task_run_name="gate")
+@task(**GATE.options())
 def gate(context: RunContext, evaluation: ArtifactRef, name: str, settings: GateSettings) -> ArtifactRef:
     """Compare the model's evaluation with that of the champion of `name`."""
     return GATE.run(context, _gate, evaluation=evaluation, name=name, settings=settings)

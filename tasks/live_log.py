@@ -24,14 +24,14 @@ class LiveLog:
     Args:
         work: the stage's folder.
         say: takes one line; may be called from another thread.
-        every: seconds between two lines on progress, at least.
+        every: seconds between two lines on progress, at least; 0 is `EVERY_SECONDS`.
     """
 
-    def __init__(self, work: Path, say: Callable[[str], None], every: float = EVERY_SECONDS):
-        self.work, self.say, self.every = work, say, every
+    def __init__(self, work: Path, say: Callable[[str], None], every: float = 0.0):
+        self.work, self.say, self.every = work, say, every or EVERY_SECONDS
         self._places = {path: path.stat().st_size for path in self._logs()}
         self._spooled = _mark(work)
-        self._due = time.monotonic() + every
+        self._due = time.monotonic() + self.every
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="live-log", daemon=True)
 

@@ -17,7 +17,7 @@ PREPARE = Stage(
 )
 
 
-@task(**PREPARE.options(), task_run_name="prepare-{part}")
+@task(**PREPARE.options())
 def prepare(
     context: RunContext, part: str, job: TrainingJob, data: str = "", dataset: ArtifactRef | None = None
 ) -> ArtifactRef:

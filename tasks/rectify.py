@@ -26,7 +26,7 @@ RECTIFY = Stage(
 )
 
 
-@task(**RECTIFY.options(), task_run_name="rectify")
+@task(**RECTIFY.options())
 def rectify(
     context: RunContext,
     model: ArtifactRef,

@@ -37,7 +37,7 @@ def _version_gone(home: Home, directory: Path) -> str:
 REGISTER = Stage("register", kind="registration", modules=("tasks.register",), fallen=_version_gone)
 
 
-@task(**REGISTER.options(), task_run_name="register")
+@task(**REGISTER.options())
 def register(
     context: RunContext,
     model: ArtifactRef,

@@ -31,6 +31,7 @@ from tasks.presence import ALIKE, QUEUED, WORKING, present, this_flow_run
 from tasks.progress import board
 from tasks.resources import RESOURCES, worth_retrying
 from tasks.run_key import RunBook, RunRecord, StageIdentity
+from tasks.run_names import namer
 from tasks.seat import Seat, need_of
 from tasks.spool import SpoolReader
 from tasks.stage_page import stage_page
@@ -60,6 +61,7 @@ class Stage:
         resources = RESOURCES[self.name]
         return {
             "name": self.name.split("-")[0],
+            "task_run_name": namer(self.name),
             "cache_key_fn": lambda _, parameters: self.cache_key(parameters),
             "persist_result": True,
             "result_serializer": "json",

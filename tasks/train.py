@@ -57,7 +57,7 @@ def watched(job: TrainingJob, latents: Path, sampler: SamplerDefaults) -> Traini
     return job.model_copy(update={"samples": samples})
 
 
-@task(**TRAIN.options(), task_run_name="train")
+@task(**TRAIN.options())
 def train(
     context: RunContext,
     latents: ArtifactRef,

@@ -31,7 +31,7 @@ def test_curation_is_a_funnel(home, tmp_path):
     told = {"seen": 200, "kept": 150, "dropped": {"too_small": 50}, "splits": {"train": 140, "test": 10}}
     (tmp_path / "curation.json").write_text(json.dumps(told))
     rows = page(home, "curate", tmp_path).tables["funnel"]
-    assert [(row[""], row["images"], row["share"]) for row in rows] == [
+    assert [(row["what"], row["images"], row["share"]) for row in rows] == [
         ("seen", 200, "100.0 %"),
         ("dropped: too small", 50, "25.0 %"),
         ("kept", 150, "75.0 %"),
