@@ -100,7 +100,7 @@ class Mover:
 
 
 def _move_in_sqlite(path: Path, moved: Mover) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.create_function("moved", 1, lambda text: moved(text) if isinstance(text, str) else text)
         tables = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -111,6 +111,8 @@ def _move_in_sqlite(path: Path, moved: Mover) -> None:
                 where = " OR ".join(f"instr({column}, ?)" for _ in moved.quick)
                 statement = f'UPDATE "{table}" SET {column} = moved({column}) WHERE {where}'
                 connection.execute(statement, moved.quick)
+        connection.commit()
+        connection.execute("VACUUM")  # free pages would still tell the old addresses
 
 
 def _plain_columns(connection: sqlite3.Connection, table: str) -> Iterator[str]:

@@ -104,7 +104,7 @@ def require_database(database: Database, home: Home, is_any_schema: bool = False
         InputError: its address is none that we know, it does not answer, it is not the one this home was used with, or
             its schema is not that of the installed tool.
     """
-    _require_form(database)
+    require_form(database)
     _require_the_known_one(database, home)
     if database.is_sqlite:
         revision = _sqlite_revision(database)
@@ -118,7 +118,12 @@ def require_database(database: Database, home: Home, is_any_schema: bool = False
     return revision
 
 
-def _require_form(database: Database) -> None:
+def require_form(database: Database) -> None:
+    """Refuse an address of a database or a driver that its owner cannot use here.
+
+    Raises:
+        InputError: it is one.
+    """
     wanted = _DRIVERS[database.owner]
     drivers = {"Prefect": ("sqlite+aiosqlite", "postgresql+asyncpg")}.get(
         database.owner, ("sqlite", "postgresql", "postgresql+psycopg", "postgresql+psycopg2")

@@ -1,0 +1,133 @@
+"""Files for engines that no test here can start: checked against their schemas, and against our own code."""
+
+import importlib
+import json
+import re
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.catalogue import POOL
+from tests.kit import ROOT
+
+FOLDER = ROOT / "deployments"
+TEMPLATE = json.loads((FOLDER / "kubernetes" / "work-pool.json").read_text())
+COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+WORKER = list(yaml.safe_load_all((FOLDER / "kubernetes" / "worker.yaml").read_text()))
+
+
+def rendered(**values: Any) -> dict[str, Any]:
+    """The job that Prefect's worker makes of the template with these values, as it fills in its own."""
+    from prefect.utilities.templating import apply_values
+
+    defaults = {name: each.get("default") for name, each in TEMPLATE["variables"]["properties"].items()}
+    chosen = {name: value for name, value in {**defaults, **values}.items() if value is not None}
+    job = apply_values(TEMPLATE["job_configuration"]["job_manifest"], chosen)
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    container["env"] = [{"name": name, "value": value} for name, value in container["env"].items()]
+    container["args"] = ["python", "-m", "prefect.engine"]
+    job["metadata"]["generateName"] = "run-"
+    return job
+
+
+def test_compose_is_what_its_schema_allows():
+    pytest.importorskip("check_jsonschema")
+    from importlib.resources import files
+
+    import jsonschema
+
+    place = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    schema = json.loads(place.read_text())
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert [error.message for error in validator.iter_errors(COMPOSE)] == []
+    broken = {**COMPOSE, "services": {"a": {"imagge": "b"}}}
+    assert list(validator.iter_errors(broken)) != []
+
+
+def test_compose_holds_together():
+    services, volumes = COMPOSE["services"], COMPOSE["volumes"]
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= set(services), name
+        for volume in service.get("volumes", []):
+            assert volume.partition(":")[0] in volumes, name
+        for needed, how in service.get("depends_on", {}).items():
+            assert how["condition"] != "service_healthy" or "healthcheck" in services[needed], name
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), name
+    assert services["worker"]["command"][4] == POOL
+    passwords = re.findall(r"\$\{(\w+)", (FOLDER / "compose.yaml").read_text())
+    assert set(passwords) == {"POSTGRES_PASSWORD", "STORE_PASSWORD"}
+
+
+def test_compose_points_both_servers_at_addresses_we_accept():
+    from tasks.databases import MLFLOW_VARIABLE, PREFECT_VARIABLES, Database, require_form
+
+    for service, owner, variable in (
+        ("prefect", "Prefect", PREFECT_VARIABLES[1]),
+        ("mlflow", "MLflow", MLFLOW_VARIABLE),
+    ):
+        require_form(Database(owner, COMPOSE["services"][service]["environment"][variable], variable))
+
+
+def test_the_image_is_built_from_what_is_there():
+    text = (FOLDER / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists(), source
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = re.findall(r'-e "\.\[([\w,]+)\]"', text)[0].split(",")
+    assert set(asked) <= set(packages["project"]["optional-dependencies"])
+    found = packages["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {name.rstrip("*") for name in found} <= {
+        line.split()[0] for line in re.findall(r"^COPY (.+)$", text, re.M)
+    }
+
+
+def test_every_field_of_the_job_has_a_variable_and_a_sound_default():
+    import jsonschema
+
+    used = set(re.findall(r"{{ (\w+) }}", json.dumps(TEMPLATE["job_configuration"])))
+    variables = TEMPLATE["variables"]
+    assert used == set(variables["properties"])
+    defaults = {name: each["default"] for name, each in variables["properties"].items()}
+    jsonschema.Draft202012Validator(variables).validate(defaults)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(variables).validate({**defaults, "gpus": -1})
+
+
+def test_a_job_gets_its_gpus_shared_memory_and_tolerations():
+    job = rendered(gpus=2, shared_memory="4Gi", node_selector={"gpu": "h100"})
+    pod = job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert container["resources"]["requests"]["nvidia.com/gpu"] == 2
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["shared-memory"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "4Gi"}
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {"/data": "home", "/dev/shm": "shared-memory"}
+    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert pod["nodeSelector"] == {"gpu": "h100"}
+    assert {"name": "FLUXLINE_HOME", "value": "/data"} in container["env"]
+    assert pod["terminationGracePeriodSeconds"] > 60  # a stage saves a checkpoint in that time
+    assert (pod["parallelism"], pod["completions"]) == (
+        1,
+        1,
+    )  # Prefect's worker refuses a template without them
+
+
+def test_kubernetes_takes_what_we_write():
+    validate = pytest.importorskip("kubernetes_validate").validate
+    job = rendered(gpus=1)
+    for name in (
+        "parallelism",
+        "completions",
+    ):  # Prefect puts them there; Kubernetes ignores what it does not know
+        del job["spec"]["template"]["spec"][name]
+    for document in (job, *WORKER):
+        validate(document, "1.33", strict=True)
+    job["spec"]["template"]["spec"]["toleration"] = []
+    wrong = importlib.import_module("kubernetes_validate").ValidationError
+    with pytest.raises(wrong):
+        validate(job, "1.33", strict=True)
