@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.ports import PortClaim, claim_port, listens
 from fluxmodel.errors import StageError
+from tasks.databases import mlflow_artifact_root, mlflow_database, prefect_database, require_database
 from tasks.home import Home
 from tasks.launch import end_group, start_child, stop_group
 from tasks.presence import is_process
@@ -82,7 +83,7 @@ class Server:
         self.log = home.logs / f"{name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._command = [sys.executable, "-m", "tasks.guard", *command]
-        self._environment = os.environ | environment  # also when it is started again: ours will name it by then
+        self._environment = os.environ | environment  # kept: ours will name it when it is started again
         self.process, self._pipe = self._start()
 
     def _start(self) -> tuple[subprocess.Popen, int]:
@@ -138,9 +139,11 @@ def start_prefect(home: Home, is_short_lived: bool = True) -> Server:
     url, port = f"http://127.0.0.1:{claim.port}", claim.port
     root = home.root / "prefect"
     root.mkdir(parents=True, exist_ok=True)
+    database = prefect_database(home)
+    require_database(database, home)
     environment = {
         "PREFECT_HOME": str(root),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{root / 'prefect.db'}",
+        database.variable: database.url,
         "PREFECT_UI_API_URL": f"{url}/api",
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -154,15 +157,21 @@ def start_prefect(home: Home, is_short_lived: bool = True) -> Server:
 
 
 def start_mlflow(home: Home) -> Server:
-    """Start an MLflow server over the SQLite file and the artifact folder of this home.
+    """Start an MLflow server over the database and the artifact folder of this home.
 
-    Runs hold their artifacts' place as a file address, so a run begun here goes on without this server.
+    Runs hold their artifacts' place as a file address, so a run begun here goes on without this server. The database's
+    address may hold a password, so it goes by the environment: everyone can read a command line.
     """
     claim = claim_port(MLFLOW_PORT)
-    store, artifacts = f"sqlite:///{home.root / 'mlflow.db'}", (home.root / "mlartifacts").as_uri()
+    database = mlflow_database(home)
+    require_database(database, home)
     where = ["--host", "127.0.0.1", "--port", str(claim.port), "--workers", "1"]
-    stores = ["--backend-store-uri", store, "--default-artifact-root", artifacts, "--no-serve-artifacts"]
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    stores = ["--default-artifact-root", mlflow_artifact_root(home), "--no-serve-artifacts"]
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        database.variable: database.url,
+    }
     command = [sys.executable, "-m", "mlflow", "server", *where, *stores]
     return Server("mlflow", claim, "/health", command, home, environment)
 
@@ -179,18 +188,41 @@ def running_servers(home: Home) -> RunningServers | None:
 
 
 def use_running(home: Home) -> RunningServers | None:
-    """Point this process at what `fluxline up` runs, where the user named no other servers."""
+    """Point this process at what `fluxline up` runs, where the user named no other servers.
+
+    Raises:
+        InputError: MLflow is to be used without a server, and its database cannot be.
+    """
     found = running_servers(home)
-    if found is not None:
+    if found is None:
+        require_tracking(home)
+    else:
         os.environ.setdefault("PREFECT_API_URL", found.prefect_api)
         os.environ.setdefault("MLFLOW_TRACKING_URI", found.mlflow_url)
     return found
 
 
+def require_tracking(home: Home) -> None:
+    """Check MLflow's database, where this process is to write to it without a server.
+
+    Raises:
+        InputError: it does not answer, or its schema is another version's.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        require_database(mlflow_database(home), home)
+
+
 @contextmanager
 def prefect_for_run(home: Home) -> Iterator[Server | None]:
-    """Have a Prefect server for one run: PREFECT_API_URL's, else `fluxline up`'s, else one of its own."""
-    if os.environ.get("PREFECT_API_URL") or use_running(home):
+    """Have a Prefect server for one run: PREFECT_API_URL's, else `fluxline up`'s, else one of its own.
+
+    Raises:
+        InputError: a database that is to be used cannot be.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        require_tracking(home)
+        yield None
+    elif use_running(home):
         yield None
     else:
         server = start_prefect(home)
