@@ -139,7 +139,8 @@ def read_status(home: Home | None = None) -> Status:
 def _servers(home: Home) -> Servers:
     """The user's own by name, else what `fluxline up` runs here."""
     prefect = os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
-    mlflow = os.environ.get("MLFLOW_TRACKING_URI", "")
+    named = os.environ.get("MLFLOW_TRACKING_URI", "")
+    mlflow = named if named.startswith("http") else ""  # a database is no server, and may hold a password
     try:
         up = RunningServers.model_validate(json.loads(home.servers.read_text()))
         written = home.servers.stat().st_mtime
