@@ -6,24 +6,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 
-from flows.ports import free_port
-from flows.servers import MLFLOW_PORT, PREFECT_PORT, running_servers
-from fluxmodel.errors import FluxlineError
-from tasks.home import open_home
-
-FREE_GIGABYTES = 5.0
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check: its name, `good`, `note` (works, but worth knowing) or `bad`, what was found, and the cure."""
-
-    name: str
-    state: str
-    found: str
-    cure: str = ""
+from flows.check import Check
+from flows.home_checks import home_checks
+from flows.machine_checks import machine_checks
 
 
 def check_all() -> list[Check]:
@@ -35,10 +21,8 @@ def check_all() -> list[Check]:
         _bf16,
         _torchvision,
         _torch_fidelity,
-        _servers,
-        _ports,
-        _home,
-        _disk,
+        *machine_checks(),
+        *home_checks(),
         _chromium,
     )
     return [_guarded(check) for check in checks]
@@ -48,9 +32,9 @@ def print_checks(checks: list[Check]) -> None:
     """Print a line a check, and the cure below what is not good."""
     mark = {"good": "ok  ", "note": "note", "bad": "BAD "}
     for check in checks:
-        print(f"{mark[check.state]}  {check.name:<15} {check.found}")
+        print(f"{mark[check.state]}  {check.name:<16} {check.found}")
         if check.cure:
-            print(f"      {'':<15} -> {check.cure}")
+            print(f"      {'':<16} -> {check.cure}")
 
 
 def _guarded(check) -> Check:
@@ -112,44 +96,6 @@ def _half_installed(name: str, what: str) -> Check:
         f"half installed: {last}",
         f"pip uninstall {package}, or install the build that fits torch.",
     )
-
-
-def _servers() -> Check:
-    found = running_servers(open_home())
-    if found is not None:
-        return Check("servers", "good", f"up: {found.prefect_url} and {found.mlflow_url}")
-    given = [
-        f"{name}={os.environ[name]}"
-        for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
-        if os.environ.get(name)
-    ]
-    return Check("servers", "good", ", ".join(given) or "none up; `fluxline run` starts what it needs")
-
-
-def _ports() -> Check:
-    try:
-        ports = {usual: free_port(usual) for usual in (PREFECT_PORT, MLFLOW_PORT)}
-    except FluxlineError as error:
-        return Check("ports", "bad", str(error), "stop some local server.")
-    taken = [f"{usual} is taken, {found} will be used" for usual, found in ports.items() if usual != found]
-    return Check("ports", "note" if taken else "good", "; ".join(taken) or "4200 and 5000 are free")
-
-
-def _home() -> Check:
-    try:
-        return Check("FLUXLINE_HOME", "good", str(open_home().make().root))
-    except FluxlineError as error:
-        return Check("FLUXLINE_HOME", "bad", str(error), "set FLUXLINE_HOME to a folder you own.")
-
-
-def _disk() -> Check:
-    root = open_home().root
-    free = shutil.disk_usage(root if root.exists() else root.parent).free / 1e9
-    if free < FREE_GIGABYTES:
-        return Check(
-            "disk", "bad", f"{free:.1f} GB free", f"free some space: {FREE_GIGABYTES:.0f} GB are comfortable."
-        )
-    return Check("disk", "good", f"{free:.0f} GB free")
 
 
 def _chromium() -> Check:

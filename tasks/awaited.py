@@ -35,8 +35,10 @@ def versions_awaited(home: Home, server: str = "") -> list[Awaited]:
     uri = server or tracking_uri(home)
     if uri.startswith("http"):
         return _ask(uri)
+    if not uri.startswith("sqlite:"):
+        raise OSError("its database is asked only while a server is up")
     place = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:") or not place.is_file():
+    if not place.is_file():
         return []
     try:
         return _read(place)

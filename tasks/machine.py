@@ -58,6 +58,13 @@ def describe_torch() -> str:
     return f"{torch.__version__}, {device}"
 
 
+def torch_cuda() -> tuple[str, bool]:
+    """Return the CUDA version torch was built for (empty: for the CPU), and whether it can compute on a GPU."""
+    import torch
+
+    return torch.version.cuda or "", torch.cuda.is_available()
+
+
 def describe_bf16() -> str:
     """Return how fast bf16 is here, and whether it is used."""
     from fluxmodel.training.precision import WORTHWHILE_SPEEDUP, bf16_speedup

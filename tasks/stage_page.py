@@ -68,7 +68,9 @@ def funnel_rows(curation: dict[str, Any]) -> Rows:
     counted += [(f"dropped: {_plain(name)}", count) for name, count in curation.get("dropped", {}).items()]
     counted.append(("kept", curation.get("kept", 0)))
     counted += [(f"kept, for {name}", count) for name, count in curation.get("splits", {}).items()]
-    rows = [{"what": name, "images": count, "share": f"{100 * count / seen:.1f} %"} for name, count in counted]
+    rows = [
+        {"what": name, "images": count, "share": f"{100 * count / seen:.1f} %"} for name, count in counted
+    ]
     return rows[:MAX_ROWS]
 
 
