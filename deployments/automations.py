@@ -1,8 +1,8 @@
-"""Automations of Prefect's server that keep runs alive, and how any automation gets there: once, by its name.
+"""The automation of Prefect's server that finds dead runs, and how any automation gets there: once, by its name.
 
-A run whose process died says nothing more: its heartbeats stop, and after `SILENT_SECONDS` it is marked Crashed. A
-deployed run that crashed is scheduled again, at most `SECOND_CHANCES` times: its stages go on from their checkpoints,
-into the same MLflow runs.
+A run whose process died says nothing more: its heartbeats stop, and after `SILENT_SECONDS` it is marked Crashed. What
+crashed goes on where `fluxline up` serves it (`flows.lost_runs`); an automation that schedules it again would not do:
+it does not look at the state it changes, and Prefect delivers an event now and then a quarter of an hour late.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,8 +20,10 @@ from deployments.catalogue import CATALOGUE
 SILENT_SECONDS = 150
 """A heartbeat comes every 30 seconds (flows.environment): four may be lost, as while a server starts again, and a dead
 run is still found within three minutes."""
-SECOND_CHANCES = 2
-_ALIVE = ("prefect.flow-run.heartbeat", "prefect.flow-run.Running", "prefect.flow-run.Cancelling")
+_ENDS = ("Completed", "Failed", "TimedOut", "Cancelled", "Crashed")
+_WAITS = ("Paused", "Suspended", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Resuming", "Late")
+_SUSPENDED = ("approve",)
+"""Their runs wait for a person, without a process: a late event must not make them crash."""
 
 
 def ensure(automations: Iterable[AutomationCore]) -> list[str]:
@@ -46,63 +48,32 @@ def ensure(automations: Iterable[AutomationCore]) -> list[str]:
 
 
 def automations() -> list[Automation]:
-    """Return those that keep runs of our flows alive; whatever else the server runs is not touched."""
-    flows = [each.name for each in CATALOGUE]
-    return [_silent(flows), _crashed(flows)]
+    """Return those that find dead runs of our flows; whatever else the server runs is not touched."""
+    return [_silent([each.name for each in CATALOGUE if each.name not in _SUSPENDED])]
 
 
 def _silent(flows: Sequence[str]) -> Automation:
-    """A run that was alive, or was to be cancelled, and said nothing since, is crashed.
-
-    Any other event of the run ends the watch: it ended, or it waits (paused, suspended, scheduled) without a process.
-    """
+    """A run that was alive, and neither ended nor waits, nor gave a sign of life since, has crashed."""
+    of_ours: Any = {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)}
+    any_run: Any = {"prefect.resource.id": "prefect.flow-run.*"}
     trigger = EventTrigger(
-        after=set(_ALIVE),
-        expect={"prefect.flow-run.*"},
-        match={"prefect.resource.id": "prefect.flow-run.*"},  # pyright: ignore[reportArgumentType]
-        match_related=_of(flows),
+        after={"prefect.flow-run.heartbeat"},
+        expect={f"prefect.flow-run.{each}" for each in ("heartbeat", *_ENDS, *_WAITS)},
+        match=any_run,
+        match_related=of_ours,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
         within=timedelta(seconds=SILENT_SECONDS),
     )
     said = f"No heartbeat for {SILENT_SECONDS} s: its process, or the whole machine, died."
+    mark: list[Any] = [ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=said, force=False)]
     return Automation(
         name="fluxline: a silent run has crashed",
         description="Marks a run Crashed whose process died without a word.",
         trigger=trigger,
-        actions=_to(StateType.CRASHED, "Crashed", said),
+        actions=mark,
     )
-
-
-def _crashed(flows: Sequence[str]) -> Automation:
-    """A deployed run that crashed goes on; its runs are counted, so that what always crashes stays crashed."""
-    trigger = EventTrigger(
-        expect={"prefect.flow-run.Crashed"},
-        match={  # pyright: ignore[reportArgumentType]
-            "prefect.resource.id": "prefect.flow-run.*",
-            "prefect.run-count": [str(count) for count in range(1, SECOND_CHANCES + 1)],
-        },
-        match_related=[_of(flows), {"prefect.resource.role": "deployment"}],  # pyright: ignore[reportArgumentType]
-        posture=Posture.Reactive,
-        threshold=1,
-        within=timedelta(0),
-    )
-    said = "It crashed, and goes on from its checkpoints."
-    return Automation(
-        name="fluxline: a crashed run goes on",
-        description=f"Schedules a deployed run again that crashed, at most {SECOND_CHANCES} times.",
-        trigger=trigger,
-        actions=_to(StateType.SCHEDULED, "AwaitingRetry", said),
-    )
-
-
-def _to(kind: StateType, name: str, said: str) -> list[Any]:
-    return [ChangeFlowRunState(state=kind, name=name, message=said, force=False)]
-
-
-def _of(flows: Sequence[str]) -> Any:
-    return {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)}
 
 
 def _told(automation: AutomationCore) -> dict[str, Any]:

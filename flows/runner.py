@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 
-from flows.lost_runs import take_up_lost_runs
+from flows.lost_runs import go_on_with_crashed_runs, take_up_lost_runs
 from tasks.home import Home
 from tasks.launch import end_group, start_child, stop_group
 
+LOOK_SECONDS = 10.0
 STOP_SECONDS = 40.0
 """Prefect gives each run 30 seconds to save its checkpoints and end."""
 _COMMAND = [sys.executable, "-m", "tasks.guard", sys.executable, "-m", "deployments.serve"]
@@ -28,6 +30,7 @@ class Runner:
     def __init__(self, home: Home, prefect_api: str):
         self.log, self.prefect_api = home.logs / "runner.log", prefect_api
         self.lost = self._take_up()
+        self._look_at = 0.0
         self.process, self._pipe = self._start()
 
     def restart(self, stop: threading.Event) -> list[str]:
@@ -36,6 +39,15 @@ class Runner:
         said = [] if stop.is_set() else self._take_up()
         self.process, self._pipe = self._start()
         return said
+
+    def look(self) -> list[str]:
+        """Now and then, see to it that crashed runs go on; return what is to be said."""
+        if time.monotonic() < self._look_at:
+            return []
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        with suppress(OSError, ValueError):  # Prefect is away: next time
+            return go_on_with_crashed_runs(self.prefect_api)
+        return []
 
     def stop(self) -> None:
         """Stop serving; what runs saves checkpoints and ends."""

@@ -26,6 +26,10 @@ class Part(Protocol):
         """Start it again where it was, wait until it answers, and return what else is to be said."""
         ...
 
+    def look(self) -> list[str]:
+        """Do what it needs now and then while it is up; return what is to be said."""
+        ...
+
 
 class Supervisor:
     """Looks after parts, in the order in which they need each other.
@@ -41,7 +45,7 @@ class Supervisor:
         self._restarts: dict[str, list[float]] = {part.title: [] for part in parts}
 
     def look(self) -> None:
-        """Start again what has ended.
+        """Start again what has ended, and let the rest look after itself.
 
         Raises:
             StageError: it ends again and again, or does not start.
@@ -49,6 +53,8 @@ class Supervisor:
         for part in self.parts:
             if part.process.poll() is not None:
                 self._restart(part)
+            else:
+                self._say(*part.look())
 
     def _restart(self, part: Part) -> None:
         now, how = time.monotonic(), _how(part.process.returncode)
@@ -62,11 +68,11 @@ class Supervisor:
         self._say(f"The {part.title} {how}; starting it again ...")
         lines = part.restart(self.stop)
         self._say(f"The {part.title} is up again after {time.monotonic() - now:.0f} s.")
-        for line in lines:
-            self._say(line)
+        self._say(*lines)
 
-    def _say(self, text: str) -> None:
-        self.say(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}")
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self.say(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}")
 
 
 def _how(code: int) -> str:
