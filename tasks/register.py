@@ -18,7 +18,7 @@ from tasks.headline import headline_metrics, headline_settings
 from tasks.home import Home
 from tasks.model_card import README, data_of, front_matter, model_card
 from tasks.progress import board
-from tasks.run_key import RunBook, RunRecord
+from tasks.run_key import START, RunBook, RunRecord
 from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext, StageRun
 
@@ -77,6 +77,7 @@ def _register(
     whole, lora_name = _compose(run, model, lora)
     tags["lora.name"] = lora_name
     with registry.answering(run.home):
+        tags |= _start_tags(run.home, name, lineage)
         run_id = run.mlflow_run()
         report = read_json(judged / "evaluation.json")
         card = model_card(name, lineage, report, verdict, lora_name)
@@ -152,6 +153,19 @@ def _lineage_tags(lineage: list[RunRecord]) -> dict[str, str]:
             f"{stage}.mlflow_run_id": artifact.mlflow_run_id,
         }
     return tags
+
+
+def _start_tags(home: Home, name: str, lineage: list[RunRecord]) -> dict[str, str]:
+    """The model whose training went on, by digest and, where the registry knows it, by version."""
+    digest = next((r.identity.upstream[START] for r in lineage if START in r.identity.upstream), "")
+    if not digest:
+        return {}
+    known = [
+        version.version
+        for version in registry.all_versions(home)
+        if version.name == name and version.tags.get("train.digest") == digest
+    ]
+    return {"start.digest": digest, "start": f"version {known[0]}" if known else ""}
 
 
 def _verdict_tags(decision: GateDecision | None) -> dict[str, str]:
