@@ -23,7 +23,10 @@ from tasks.databases import mlflow_database, prefect_database, require_database,
 from tasks.home import Home
 from tasks.in_use import in_use
 
-LEFT_OUT = ("prefect", "mlflow.db", "locks", "slots", "logs", "fetched", "features", "servers.json")
+_DATABASES = ("prefect", "mlflow.db", "databases.json")
+_PROCESSES = ("locks", "slots", "present", "servers.json")
+_REPLACEABLE = ("logs", "fetched", "features")
+LEFT_OUT = (*_DATABASES, *_PROCESSES, *_REPLACEABLE)
 """Of a home: databases, which are copied apart; what belongs to processes; what may be deleted at any time."""
 DATABASE_FILES = {"Prefect": "prefect/prefect.db", "MLflow": "mlflow.db"}
 _ORDER = ("results", "pipelines", "owed", "runs", "work", "", "mlartifacts", "artifacts")

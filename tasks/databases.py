@@ -114,7 +114,7 @@ def require_database(database: Database, home: Home, is_any_schema: bool = False
     if not is_any_schema:
         require_schema(database, revision)
     if not database.is_sqlite:
-        _remember(database, home)
+        remember(database, home)
     return revision
 
 
@@ -292,9 +292,10 @@ def _remembered(home: Home) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _remember(database: Database, home: Home) -> None:
+def remember(database: Database, home: Home) -> None:
+    """Note in a home that stands which PostgreSQL database it lives in."""
     known = _remembered(home)
-    if known.get(database.owner) != database.shown:
+    if home.root.is_dir() and known.get(database.owner) != database.shown:
         partial = _note(home).with_suffix(f".{os.getpid()}.partial")
         partial.write_text(json.dumps({**known, database.owner: database.shown}, indent=1, sort_keys=True))
         os.replace(partial, _note(home))

@@ -12,7 +12,14 @@ from fluxmodel.errors import ArtifactError, InputError
 from tasks.backup import DATABASE_FILES
 from tasks.backup_pool import DatabaseEntry, Manifest, Pool, read_manifest
 from tasks.database_copies import Mover, is_empty, load_database, move_addresses
-from tasks.databases import Database, known_revisions, mlflow_database, prefect_database, require_database
+from tasks.databases import (
+    Database,
+    known_revisions,
+    mlflow_database,
+    prefect_database,
+    remember,
+    require_database,
+)
 from tasks.home import Home
 
 _CONTENT = ("artifacts", "mlartifacts")
@@ -68,6 +75,8 @@ def restore_home(home: Home, source: Path, is_forced: bool = False) -> Restored:
             load_database(targets[each.owner], staged / _file(each), is_replaced=is_forced)
         shutil.rmtree(staged / ".dumps", ignore_errors=True)
         kept = _put_in_place(staged, home)
+        for each in dumps:
+            remember(targets[each.owner], home)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return Restored(home, manifest, path, kept, list(_notes(manifest, targets)))

@@ -39,6 +39,8 @@ def home(tmp_path):
         "locks/in-use": "",
         "servers.json": "{}",
         "features/x": "cache",
+        "present/run-1.json": "{}",
+        "databases.json": "{}",
     }
     for name, text in texts.items():
         (old / name).parent.mkdir(parents=True, exist_ok=True)
