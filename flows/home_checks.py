@@ -42,7 +42,8 @@ def _disk() -> Check:
     found = f"{free:.0f} GB free" if free >= 10 else f"{free:.1f} GB free"
     wanted = max(FREE_GIGABYTES, last)
     if last:
-        found += f"; a run like the last one takes up to {last:.1f} GB"
+        size = f"{last:.1f} GB" if last >= 1 else f"{1000 * last:.0f} MB"
+        found += f"; a run like the last one takes up to {size}"
     if free < wanted:
         return Check(
             "disk",

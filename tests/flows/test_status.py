@@ -41,7 +41,7 @@ class _Prefect(BaseHTTPRequestHandler):
 @pytest.fixture
 def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Prefect]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Prefect)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
     yield _Prefect
     server.shutdown()

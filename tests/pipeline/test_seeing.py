@@ -50,7 +50,7 @@ from types import SimpleNamespace
 from prefect import flow, task
 from prefect.logging.handlers import APILogWorker
 from pydantic import BaseModel
-import tasks.live_log, tasks.tracking
+import tasks.live_log, tasks.stage_run, tasks.tracking
 from tasks.links import wait_until_sent
 from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext
@@ -58,7 +58,8 @@ from tasks.stage_run import Outcome, RunContext
 def away(home):
     raise ConnectionError
 
-tasks.live_log.EVERY_SECONDS, tasks.tracking.client = 0.3, away
+tasks.live_log.EVERY_SECONDS = tasks.stage_run.PROGRESS_SECONDS = 0.3
+tasks.tracking.client = away
 stage, ids = Stage("train", kind="model", modules=("tasks.spool",)), []
 
 class Job(BaseModel):
