@@ -36,11 +36,11 @@ def test_compose_is_what_its_schema_allows():
     pytest.importorskip("check_jsonschema")
     from importlib.resources import files
 
-    import jsonschema
+    from jsonschema.validators import validator_for
 
     place = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
     schema = json.loads(place.read_text())
-    validator = jsonschema.validators.validator_for(schema)(schema)
+    validator = validator_for(schema)(schema)
     assert [error.message for error in validator.iter_errors(COMPOSE)] == []
     broken = {**COMPOSE, "services": {"a": {"imagge": "b"}}}
     assert list(validator.iter_errors(broken)) != []
