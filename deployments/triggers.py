@@ -52,7 +52,9 @@ def _retraining(name: str, said: str, event: str, retrain: UUID, enabled: bool =
         within=timedelta(0),
     )
     parameters = {field: _payload(field) for field in RetrainConfig.model_fields}
-    action = RunDeployment(deployment_id=retrain, parameters=parameters)
+    action = RunDeployment(
+        source="selected", deployment_id=retrain, parameters=parameters, job_variables=None
+    )
     return Automation(name=name, description=said, enabled=enabled, trigger=trigger, actions=[action])
 
 

@@ -33,7 +33,7 @@ from fluxmodel.errors import InputError
 from .compare import PAIRED, Difference, Side, pair_by_pair, read_columns, read_side
 from .identity import Identity, differing_fields
 from .rules import PRIMARIES
-from .statistics import Interval, clustered_bootstrap
+from .statistics import Interval, proportion
 
 FILE = "vigil.json"
 ROWS = {"same": "same.parquet", "fresh": "fresh.parquet"}
@@ -119,7 +119,7 @@ def judge_night(promotion: Path, tonight: Path, first: Path | None, settings: Dr
             f"{promotion} measured neither all_correct nor retrieval, so there is nothing to watch."
         )
     fresh = _column(rows.columns["fresh"], metric, tonight)
-    interval = clustered_bootstrap(fresh, list(rows.columns["fresh"]["prompt"]))
+    interval = proportion(fresh > 0, [str(prompt) for prompt in rows.columns["fresh"]["prompt"]])
     stored = side.metrics[metric]
     known: dict[str, Any] = {
         "night": rows.night, "metric": metric, "value": interval.value, "ci_low": interval.ci_low,

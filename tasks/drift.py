@@ -69,14 +69,14 @@ def _vigil(
     version: str,
     **evaluators: ArtifactRef | None,
 ) -> Outcome:
-    places = {each: str(run.path(ref)) for each, ref in evaluators.items() if ref is not None}
-    made = {"evaluation": evaluation, "model": model, "dataset": dataset}
-    final = run.call(
-        "evaluation.vigil:keep_vigil",
-        **{each: str(run.path(ref)) for each, ref in made.items()},
-        evaluators=places,
-        night=night,
-    )
+    arguments: dict[str, Any] = {
+        "evaluation": str(run.path(evaluation)),
+        "model": str(run.path(model)),
+        "dataset": str(run.path(dataset)),
+        "evaluators": {each: str(run.path(ref)) for each, ref in evaluators.items() if ref is not None},
+        "night": night,
+    }
+    final = run.call("evaluation.vigil:keep_vigil", **arguments)
     return Outcome(final, f"{name} version {version} drawn again, night {night}")
 
 

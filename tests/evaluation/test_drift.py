@@ -148,7 +148,7 @@ def simulated_years(num_years: int, num_nights: int, luckiest_of: int = 1, loss:
     """Share of years with an alarm: by the rule, by the same test against the promotion, and by its interval alone."""
     generator = np.random.default_rng(0)
     table = tail_table(N)
-    found = dict.fromkeys(("ours", "promotion", "interval"), 0)
+    found: dict[str, int] = dict.fromkeys(("ours", "promotion", "interval"), 0)
     for _ in range(num_years):
         chance = generator.beta(2.0, 1.0, N).astype(np.float32)  # some prompts are hard
         candidates = generator.random((luckiest_of, N), dtype=np.float32) < chance
