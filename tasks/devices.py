@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 
 from fluxmodel.errors import InputError
 
 NAMED, VISIBLE = "FLUXLINE_DEVICES", "CUDA_VISIBLE_DEVICES"
 _ENTRY = re.compile(r"(\d{1,4})(?::(\d+(?:\.\d+)?))?")
+_NO_DEVICE = ("", "-1", "NoDevFiles")
+"""CUDA itself reads no further."""
 _GIGABYTE = 1e9
 
 
@@ -63,13 +66,13 @@ def devices() -> tuple[Device, ...]:
     return tuple(found.values())
 
 
-def placed_devices() -> int:
-    """Return how many GPUs whoever placed this process left visible to it."""
+def placed_devices() -> tuple[str, ...]:
+    """Return the GPUs that whoever placed this process left visible to it, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get(VISIBLE)
     if visible is None:
-        return len(driver_devices())  # a container is shown its own alone
+        return tuple(device.name for device in driver_devices())  # a container is shown its own alone
     names = [name.strip() for name in visible.split(",")]
-    return next((n for n, name in enumerate(names) if name in ("", "-1", "NoDevFiles")), len(names))
+    return tuple(takewhile(lambda name: name not in _NO_DEVICE, names))
 
 
 def described(found: Sequence[Device]) -> str:
@@ -86,7 +89,7 @@ def _visible(found: tuple[Device, ...]) -> tuple[Device, ...]:
         return found
     left: list[Device] = []
     for name in (entry.strip() for entry in visible.split(",")):
-        if name in ("", "-1", "NoDevFiles"):  # CUDA itself reads no further
+        if name in _NO_DEVICE:
             break
         chosen = [d for d in found if name == d.name or (name.startswith("GPU-") and d.uuid.startswith(name))]
         if len(chosen) != 1:

@@ -4,17 +4,23 @@
 - `local`: a locked file a device, shared by all of the user's projects; freed by death. The default with devices.
 - `prefect`: the same, and slots of Prefect's limit `fluxline-gpu-HOST`, which its UI shows; a slot is freed a minute
   after death.
-- `external`: Ray or Kubernetes has placed this process; that is checked, and nothing is taken.
+- `external`: Ray or Kubernetes has placed this process; that is checked and divided among its stages, and nothing else
+  is taken.
 
 See `docs/gpus.md`.
 """
 
+import atexit
 import os
 import re
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from fluxmodel.errors import InputError
@@ -213,18 +219,8 @@ def _local(
     that_do = sorted(
         _that_do(devices(), need), key=lambda device: device.memory_gb
     )  # big ones for who needs them
-    request = Request(
-        wanted=need.gpus,
-        devices=tuple(device.name for device in that_do),
-        priority=asker.priority,
-        yields_seconds=asker.yields_seconds,
-        about={"stage": asker.stage, "run_key": asker.run_key, "home": asker.home},
-    )
-
-    def tell(before: int) -> None:
-        waits(f"waits for {_gpus(need.gpus)}" + (f", {before} before it" if before else ""))
-
-    with hold(locks_folder(), request, stop, tell) as held:
+    names = tuple(device.name for device in that_do)
+    with hold(locks_folder(), _request(need, asker, names), stop, _told(waits, need)) as held:
         yield Lease(",".join(device.name for device in held), held)
 
 
@@ -243,15 +239,28 @@ def _prefect(
 
 
 @contextmanager
-def _external(need: Need, asker: Asker, *_: Any) -> Iterator[Lease]:
-    there = placed_devices()
-    if there < need.gpus:
+def _external(
+    need: Need, asker: Asker, stop: Callable[[], bool], waits: Callable[[str], None]
+) -> Iterator[Lease]:
+    """Divide what this process was given among its own stages; nothing else is looked at, nothing taken."""
+    names = placed_devices()
+    if len(names) < need.gpus:
         shown = repr(os.environ[VISIBLE]) if VISIBLE in os.environ else "not set"
         raise InputError(
-            f"Stage {asker.stage} asks for {_gpus(need.gpus)}, but was placed with {there} ({VISIBLE} is {shown}); let "
-            f"the scheduler give it {need.gpus}, or set {KIND}=local where nothing places us."
+            f"Stage {asker.stage} asks for {_gpus(need.gpus)}, but was placed with {len(names)} ({VISIBLE} is "
+            f"{shown}); let the scheduler give it {need.gpus}, or set {KIND}=local where nothing places us."
         )
-    yield AS_WE_ARE
+    places = tuple(str(number) for number in range(len(names)))
+    with hold(_own_folder(), _request(need, asker, places), stop, _told(waits, need)) as held:
+        yield Lease(",".join(names[int(device.name)] for device in held), held)
+
+
+@cache
+def _own_folder() -> Path:
+    """A folder of locks that this process alone knows; gone when it ends."""
+    folder = tempfile.mkdtemp(prefix="fluxline-placed-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 _OF_A_KIND: dict[str, Callable[..., AbstractContextManager[Lease]]] = {
@@ -259,6 +268,15 @@ _OF_A_KIND: dict[str, Callable[..., AbstractContextManager[Lease]]] = {
     "prefect": _prefect,
     "external": _external,
 }
+
+
+def _request(need: Need, asker: Asker, names: tuple[str, ...]) -> Request:
+    about = {"stage": asker.stage, "run_key": asker.run_key, "home": asker.home}
+    return Request(need.gpus, names, asker.priority, asker.yields_seconds, about)
+
+
+def _told(waits: Callable[[str], None], need: Need) -> Callable[[int], None]:
+    return lambda before: waits(f"waits for {_gpus(need.gpus)}" + (f", {before} before it" if before else ""))
 
 
 def _that_do(there: tuple[Device, ...], need: Need) -> list[Device]:

@@ -31,12 +31,14 @@ def slots(
         InterruptedRun: `stop()` turned true while waiting.
     """
     with ExitStack() as stack:
-        has_said = False
+        tries = 0
         try:
-            _ensure(name, num, most)
             while (slot := _free_slot(name, num)) is None:
-                if not has_said:
-                    has_said = True
+                tries += 1
+                if tries == 1:
+                    _ensure(name, num, most)
+                    continue
+                if tries == 2:
                     waits(f"waits for {num} of Prefect's limit {name}")
                 _sleep(stop)
             stack.callback(_give_back, slot)
@@ -73,7 +75,7 @@ def _ensure(name: str, num: int, most: int) -> None:
 
 
 def _free_slot(name: str, num: int) -> AbstractContextManager[None] | None:
-    """Take the slots if they are free, and return what gives them back; one look, so that a stop is heard."""
+    """Take the slots if there are such and they are free, and return what gives them back; one look, not to wait."""
     from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
     from prefect.concurrency.sync import concurrency
 
@@ -89,9 +91,10 @@ def _free_slot(name: str, num: int) -> AbstractContextManager[None] | None:
     try:
         slot.__enter__()
     except ConcurrencySlotAcquisitionError as error:
-        if getattr(getattr(error.__cause__, "response", None), "status_code", 0) == _LOCKED:
-            return None
-        raise
+        answer = getattr(error.__cause__, "response", None)
+        if error.__cause__ is not None and getattr(answer, "status_code", 0) != _LOCKED:
+            raise
+        return None
     return slot
 
 

@@ -1,6 +1,7 @@
 """A child as the launcher knows it, without torch: counts steps, checkpoints each, answers SIGTERM, resumes.
 
-Its job file: output, steps, seconds_per_step, and optionally `fail` (exit code), `hang`, `orphan`.
+Its job file: output, steps, seconds_per_step, and optionally `fail` (exit code), `hang`, `orphan`, `until` (a file
+that must be there before it ends).
 """
 
 import json
@@ -50,6 +51,8 @@ def main() -> int:
         partial.replace(checkpoint)
         if stop.is_set():
             return 75
+    while "until" in job and not Path(job["until"]).exists():
+        time.sleep(0.02)
     (output / "final").mkdir(exist_ok=True)
     (output / "final" / "weights.json").write_text(json.dumps(state["sum"]))
     return 0

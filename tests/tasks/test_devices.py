@@ -69,12 +69,13 @@ def test_a_device_that_cannot_be_locked_by_number_is_refused(driver, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("visible", "num"), [("", 0), ("3", 1), ("GPU-1,MIG-2", 2), ("0,-1,1", 1), (None, 2)]
+    ("visible", "names"),
+    [("", ""), ("3", "3"), ("GPU-1,MIG-2", "GPU-1 MIG-2"), ("5,-1,1", "5"), (None, "0 1")],
 )
-def test_what_a_scheduler_left_us_is_counted(driver, monkeypatch, visible, num):
+def test_what_a_scheduler_left_us_is_known_by_its_names(driver, monkeypatch, visible, names):
     if visible is not None:
         monkeypatch.setenv(found.VISIBLE, visible)
-    assert placed_devices() == num
+    assert placed_devices() == tuple(names.split())
 
 
 def test_a_machine_without_a_driver_has_none():

@@ -138,7 +138,7 @@ def test_every_kind_keeps_the_contract(kind):
         visible = held.environment().get("CUDA_VISIBLE_DEVICES", outer())
         assert visible == {"none": "", "local": "0,1", "prefect": "0,1", "external": "4,5"}[kind]
         assert locked() == (["gpu-0", "gpu-1"] if kind in ("local", "prefect") else [])
-        assert len(held.descriptors) == len(locked())
+        assert len(held.descriptors) == (0 if kind == "none" else 2)
     assert locked() == []
     with ExitStack() as stack:
         if kind != "none":
@@ -181,6 +181,16 @@ def test_a_scheduler_that_placed_us_with_too_few_is_told(monkeypatch):
         take(need=TWO),
     ):
         pass
+
+
+def test_stages_placed_together_divide_what_they_were_given(monkeypatch):
+    monkeypatch.setenv("FLUXLINE_LEASE", "external")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa,MIG-bb/1/0")
+    with take() as one, take() as other:
+        assert (one.visible, other.visible) == ("GPU-aa", "MIG-bb/1/0")
+        with pytest.raises(InterruptedRun), take(stop=lambda: True):
+            pass
+    assert not locks_folder().exists()
 
 
 def test_who_needs_little_memory_leaves_the_large_device(monkeypatch):
@@ -390,7 +400,7 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
 def test_prefect_may_be_away_and_says_so_once(monkeypatch):
     monkeypatch.setenv("FLUXLINE_LEASE", "prefect")
     monkeypatch.setattr(
-        prefect_limit, "_ensure", lambda *_: (_ for _ in ()).throw(ConnectionError("refused"))
+        prefect_limit, "_free_slot", lambda *_: (_ for _ in ()).throw(ConnectionError("refused"))
     )
     told: list[str] = []
     with take(waits=told.append) as held:
