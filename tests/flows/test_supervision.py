@@ -1,0 +1,138 @@
+import json
+import signal
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from flows.lost_runs import MAX_BEGINNINGS, go_on_with_crashed_runs, take_up_lost_runs
+from flows.supervision import MAX_RESTARTS, Supervisor
+from fluxmodel.errors import StageError
+
+
+class Fragile:
+    """A part that runs for a moment each time."""
+
+    def __init__(self, code: str):
+        self.title, self.log, self.code, self.starts = "fragile server", Path("fragile.log"), code, 0
+        self.restart(threading.Event())
+
+    def restart(self, stop: threading.Event) -> list[str]:
+        self.process = subprocess.Popen([sys.executable, "-c", self.code])
+        self.starts += 1
+        return [] if self.starts == 1 else [f"start {self.starts}"]
+
+    def look(self) -> list[str]:
+        return []
+
+
+def test_what_ends_by_itself_is_started_again_and_said():
+    said: list[str] = []
+    part = Fragile("import time; time.sleep(60)")
+    supervisor = Supervisor([part], said.append, threading.Event())
+    supervisor.look()
+    assert (part.starts, said) == (1, [])
+    part.process.kill()
+    part.process.wait()
+    supervisor.look()
+    supervisor.look()
+    part.process.kill()
+    part.process.wait()
+    assert part.starts == 2
+    assert "The fragile server was ended by SIGKILL; starting it again" in said[0]
+    assert [line.split("  ")[1] for line in said[1:]] == [
+        "The fragile server is up again after 0 s.",
+        "start 2",
+    ]
+
+
+def test_what_ends_again_and_again_ends_loudly():
+    said: list[str] = []
+    part = Fragile("raise SystemExit(3)")
+    supervisor = Supervisor([part], said.append, threading.Event())
+    for _ in range(MAX_RESTARTS):
+        part.process.wait()
+        supervisor.look()
+    part.process.wait()
+    with pytest.raises(
+        StageError, match=r"The fragile server ended by itself 6 times in 10 minutes; its log is"
+    ):
+        supervisor.look()
+    assert part.starts == MAX_RESTARTS + 1
+    assert "ended by itself (exit code 3)" in said[0]
+
+
+def test_a_guard_tells_its_programs_signal():
+    part = Fragile(f"raise SystemExit({128 + signal.SIGTERM})")
+    said: list[str] = []
+    part.process.wait()
+    Supervisor([part], said.append, threading.Event()).look()
+    part.process.wait()
+    assert "was ended by SIGTERM" in said[0]
+
+
+@pytest.fixture
+def prefect():
+    """Prefect's API as far as lost runs ask it: `runs` to be found, `states` that were set."""
+
+    class Answer(BaseHTTPRequestHandler):
+        runs: list = []  # noqa: RUF012
+        states: dict = {}  # noqa: RUF012
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/api/flow_runs/filter":
+                kinds = body["flow_runs"]["state"]["type"]["any_"]
+                told = [run for run in self.runs if run["state_type"] in kinds]
+            else:
+                self.states[self.path.split("/")[-2]] = body["state"]["name"]
+                told = {}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(told).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        Answer.runs, Answer.states = [], {}
+        yield Answer, f"http://127.0.0.1:{server.server_port}/api"
+        server.shutdown()
+        thread.join()
+
+
+def run(name: str, kind: str, *, deployment="served", pool=None, count=1) -> dict:
+    return {"id": name, "name": name, "state_type": kind, "state_name": kind.title(), "deployment_id": deployment,
+            "work_pool_name": pool, "run_count": count}  # fmt: skip
+
+
+def test_the_runs_of_a_dead_runner_and_no_others_are_taken_up(prefect):
+    answer, api = prefect
+    answer.runs = [
+        run("worked", "RUNNING"),
+        run("began", "PENDING"),
+        run("was-stopped", "CANCELLING"),
+        run("command", "RUNNING", deployment=None),
+        run("worker", "RUNNING", pool="gpu"),
+        run("crashed", "CRASHED"),
+    ]
+    said = take_up_lost_runs(api)
+    assert answer.states == {"worked": "Crashed", "began": "AwaitingRetry", "was-stopped": "Cancelled"}
+    assert said[0] == "Run worked was Running: Its runner died. It is Crashed now."
+
+
+def test_a_crashed_run_goes_on_until_it_crashes_too_often(prefect):
+    answer, api = prefect
+    answer.runs = [
+        run("first", "CRASHED"),
+        run("often", "CRASHED", count=MAX_BEGINNINGS),
+        run("command", "CRASHED", deployment=None),
+        run("works", "RUNNING"),
+    ]
+    assert go_on_with_crashed_runs(api) == ["Run first: It crashed, and goes on from its checkpoints."]
+    assert answer.states == {"first": "AwaitingRetry"}
