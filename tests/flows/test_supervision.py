@@ -106,7 +106,9 @@ def prefect():
         thread.join()
 
 
-def run(name: str, kind: str, *, deployment="served", pool=None, count=1) -> dict:
+def run(
+    name: str, kind: str, *, deployment: str | None = "served", pool: str | None = None, count: int = 1
+) -> dict:
     return {"id": name, "name": name, "state_type": kind, "state_name": kind.title(), "deployment_id": deployment,
             "work_pool_name": pool, "run_count": count}  # fmt: skip
 
