@@ -28,6 +28,7 @@ def set_environment(home: Home) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the console is ours; Prefect keeps the full log
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # a server that is away: the run goes on
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
         **SURVIVAL,

@@ -30,6 +30,8 @@ from tasks.stage_run import RunContext
 STAGES_FILE = "stages.json"
 _PARENT_CURVES = ("rectified", "base_guided")
 """Of the curves that were drawn the first named is the parent's; all of them stand on the evaluation's run."""
+_CLOSE_AGAIN = (5.0, 10.0, 20.0)
+"""Seconds between attempts to log a finished run's summary."""
 _PARENT_NUMBERS = ("attr_acc", "all_correct", "retrieval", "fd")
 
 
@@ -107,18 +109,24 @@ class PipelineRun:
             logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
 
     def close(self, status: str, summary: Summary | None = None) -> bool:
-        """Log what the run came to, where it finished, and end the parent run; return whether MLflow took it."""
-        try:
-            if not self.mlflow_run_id:
-                self.open()
-            if summary is not None:
-                self._log(summary)
-            tracking.close_run(self.home, self.mlflow_run_id, status)
-        except Exception as error:
-            logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
-            board().say("MLflow did not take the run's summary; each stage is logged as soon as it is back.")
-            return False
-        return True
+        """Log what the run came to, where it finished, and end the parent run; return whether MLflow took it.
+
+        A finished run waits for an MLflow that is away: `fluxline up` starts a dead server again. Never raises.
+        """
+        for seconds in (*(_CLOSE_AGAIN if summary is not None else ()), 0.0):
+            try:
+                if not self.mlflow_run_id:
+                    self.open()
+                if summary is not None:
+                    self._log(summary)
+                tracking.close_run(self.home, self.mlflow_run_id, status)
+                return True
+            except Exception as error:
+                logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
+                if STOP.wait(seconds):
+                    break
+        board().say("MLflow did not take the run's summary; each stage is logged as soon as it is back.")
+        return False
 
     def _log(self, summary: Summary) -> None:
         """Log the headline, so that runs compare in MLflow's own tables and charts, and the way to everything else."""
