@@ -75,7 +75,10 @@ def build_objective(job: TrainingJob) -> Objective:
 
 
 def watch_for_stop() -> threading.Event:
-    """Return an event set by SIGTERM, SIGINT, or the end of the parent (pipe in FLUXLINE_PARENT_PIPE)."""
+    """Return an event set by SIGTERM, SIGINT, or the end of the parent (pipe in FLUXLINE_PARENT_PIPE).
+
+    An orphan has `ORPHAN_SECONDS` for its checkpoint: whoever hangs must not keep a device from others.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -85,6 +88,8 @@ def watch_for_stop() -> threading.Event:
         def wait_for_parent() -> None:
             os.read(int(descriptor), 1)
             stop.set()
+            time.sleep(ORPHAN_SECONDS)
+            os._exit(INTERRUPTED_EXIT_CODE)
 
         threading.Thread(target=wait_for_parent, daemon=True).start()
     return stop
