@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fluxmodel.training.loop import Objective
 
 INTERRUPTED_EXIT_CODE = 75
+ORPHAN_SECONDS = 600.0
+"""For the checkpoint of a child whose parent died."""
 
 
 def read_job(path: str) -> TrainingJob:
@@ -75,10 +77,7 @@ def build_objective(job: TrainingJob) -> Objective:
 
 
 def watch_for_stop() -> threading.Event:
-    """Return an event set by SIGTERM, SIGINT, or the end of the parent (pipe in FLUXLINE_PARENT_PIPE).
-
-    An orphan has `ORPHAN_SECONDS` for its checkpoint: whoever hangs must not keep a device from others.
-    """
+    """Return an event set by SIGTERM, SIGINT, or the end of the parent (pipe in FLUXLINE_PARENT_PIPE)."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -88,11 +87,22 @@ def watch_for_stop() -> threading.Event:
         def wait_for_parent() -> None:
             os.read(int(descriptor), 1)
             stop.set()
-            time.sleep(ORPHAN_SECONDS)
-            os._exit(INTERRUPTED_EXIT_CODE)
 
         threading.Thread(target=wait_for_parent, daemon=True).start()
     return stop
+
+
+def end_orphan(seconds: float = ORPHAN_SECONDS) -> None:
+    """End this process so many seconds after its parent's end: one that hangs must not keep a device from others."""
+    descriptor = os.environ.get("FLUXLINE_PARENT_PIPE")
+
+    def wait_for_parent() -> None:
+        os.read(int(descriptor or 0), 1)
+        time.sleep(seconds)
+        os._exit(INTERRUPTED_EXIT_CODE)
+
+    if descriptor and is_pipe(int(descriptor)):
+        threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 def is_pipe(descriptor: int) -> bool:
@@ -177,4 +187,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_orphan()
     sys.exit(main())
