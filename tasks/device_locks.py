@@ -206,7 +206,8 @@ def _queue(folder: Path, removes_dead: bool = True) -> list[_Ticket]:
         if is_locked(path):
             found.append(_Ticket(path, read_note(path)))
         elif removes_dead:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's, in a folder where each removes only what is his
+                path.unlink()
     now = time.time()
     return sorted(found, key=lambda ticket: ticket.place(now))
 
@@ -282,18 +283,20 @@ def _make(folder: Path) -> None:
 
 def _open(path: Path) -> int:
     """Open a lock file, creating it readable and writable for whom its folder is; children do not get it."""
+    how = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        is_new = not path.exists()
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        if is_new:
-            with suppress(OSError):
+        try:
+            return os.open(path, how)
+        except FileNotFoundError:
+            descriptor = os.open(path, how | os.O_CREAT, 0o600)
+            with suppress(OSError):  # somebody else was quicker
                 os.fchmod(descriptor, path.parent.stat().st_mode & 0o666)
+            return descriptor
     except OSError as error:
         raise InputError(
             f"The GPU lock {path} cannot be opened ({(error.strerror or str(error)).lower()}); set FLUXLINE_LOCKS to "
             "a folder that every user of this machine's GPUs may write to."
         ) from error
-    return descriptor
 
 
 def _say(held: tuple[HeldDevice, ...], said: dict[str, Any]) -> None:

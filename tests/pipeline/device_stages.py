@@ -8,6 +8,7 @@ Prefect flow. It prints `done` when all have ended.
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -43,9 +44,10 @@ def run_flow(home: str, until: str, seeds: list[int]) -> None:
     from prefect import flow, task
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    stage = task(run, name="train")
+    stage = task(name="train")(run)
+    runner: Any = ThreadPoolTaskRunner(max_workers=8)
 
-    @flow(task_runner=ThreadPoolTaskRunner(max_workers=8))
+    @flow(task_runner=runner)
     def stages() -> None:
         for future in [stage.submit(home, until, seed) for seed in seeds]:
             future.result()
