@@ -181,7 +181,8 @@ def _devices(seats: _Seats) -> dict[str, str]:
         found = {f"gpu-{each.name}": "" for each in devices()}
     except FluxlineError:  # the environment is wrong, which a run will say
         found = {}
-    return found | {each.resource: _holder(each) for each in seats.held if each.resource.startswith("gpu")}
+    held = [each for each in seats.held if each.resource.startswith("gpu")]
+    return found | {each.resource: f"{each.stage or 'another program'} (process {each.pid})" for each in held}
 
 
 def _holder(each: Holder) -> str:

@@ -23,7 +23,7 @@ def namer(stage: str) -> Callable[[dict[str, Any]], str]:
 
 def run_name(stage: str, given: dict[str, Any]) -> str:
     """Return what a run of a stage does, in a few words."""
-    job, settings = given.get("job"), given.get("settings")
+    job = given.get("job")
     kind, _, part = stage.partition("-")
     words = [kind, part.replace("_", " ")] if part else [kind]
     if stage == "curate":
@@ -37,7 +37,7 @@ def run_name(stage: str, given: dict[str, Any]) -> str:
     elif stage == "finetune":
         words.append(f"{given['style'].source.rpartition('/')[2]},")
     elif stage == "evaluate":
-        words.append(f"{settings.num_images} images")
+        words.append(f"{given['settings'].num_images} images")
     elif "name" in given:  # gate, register, vigil
         words += [given["name"], str(given.get("version") or "")]
     if job is not None:

@@ -19,6 +19,7 @@ from flows.servers import RunningServers
 from flows.status import command_of, read_status
 from flows.status_lines import status_lines
 from tasks.home import Home
+from tasks.leases import Holder, Waiting
 from tasks.presence import ALIKE, QUEUED, RUN, WORKING, present
 from tests.kit import loaded_after
 
@@ -93,6 +94,25 @@ def test_a_run_its_stages_their_pace_and_who_waits_behind_whom(fluxline_home):
     assert f"waits for a core, behind train {mine}, encode {mine}" in text
     assert f"waits for the same stage of another run, behind train {mine}, for 0 s" in text
     assert "at work for 0 s, no report yet" in text
+
+
+def test_who_waits_for_which_device_behind_whom(fluxline_home, monkeypatch):
+    home, pid = Home(fluxline_home).make(), os.getpid()
+    monkeypatch.setenv("FLUXLINE_DEVICES", "0,1")
+    held = [Holder("gpu-0", "train", "t" * 64, pid, 0.0), Holder("cpu-0", "curate", "c" * 64, pid, 0.0)]
+    queue = [Waiting("encode", "e" * 64, 1, 4711, 0.0), Waiting("rectify", "r" * 64, 2, pid, 0.0)]
+    monkeypatch.setattr("flows.status.holders", lambda _: held)
+    monkeypatch.setattr("flows.status.waiting", lambda _: queue)
+    with (
+        present(home, "demo", RUN, pipeline_key="p"),
+        present(home, "train", WORKING, "t" * 64, "p"),
+        present(home, "rectify", QUEUED, "r" * 64, "p"),
+    ):
+        text = said(home)
+    assert "train    on gpu-0: at work for 0 s" in text
+    behind = f"behind train (gpu-0, process {pid}), encode (process 4711, in line)"
+    assert f"rectify  waits for 2 GPUs, {behind}, for 0 s" in text
+    assert f"devices   gpu-0: train (process {pid})\n          gpu-1: free" in text
 
 
 def test_a_child_without_news_is_said(fluxline_home):

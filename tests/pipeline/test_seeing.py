@@ -15,6 +15,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from flows.servers import start_prefect
 from fluxmodel.errors import InputError
@@ -159,7 +160,11 @@ def test_messages_arrive_and_say_which_run_which_model_and_where(server, inbox):
 
     url, came = inbox
     block = CustomWebhookNotificationBlock(
-        name="ours", url=url, json_data={"subject": "{{subject}}", "body": "{{body}}"}
+        name="ours",
+        url=url,
+        json_data={"subject": "{{subject}}", "body": "{{body}}"},
+        headers=None,
+        cookies=None,
     )
     block.save("ours", overwrite=True)
     names = ensure(automations("custom-webhook/ours"))
@@ -205,7 +210,7 @@ def test_a_block_that_is_not_there_or_cannot_notify_is_one_sentence(server):
         automations("slack")
     with pytest.raises(InputError, match="Prefect has no such block"):
         automations("slack-webhook/nowhere")
-    Secret(value="x").save("mute", overwrite=True)
+    Secret(value=SecretStr("x")).save("mute", overwrite=True)
     with pytest.raises(InputError, match="cannot send notifications"):
         automations("secret/mute")
 
@@ -231,8 +236,8 @@ def test_a_child_is_seen_in_its_task_runs_log_and_its_page_in_a_browser(server, 
         lines = [line["message"] for line in prefect.post("/logs/filter", json=asked).json()]
         asked = {"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
         artifacts = {each["key"]: each for each in prefect.post("/artifacts/filter", json=asked).json()}
-        name = prefect.get(f"/task_runs/{task_run}").json()["name"]
-    assert name == "train 40 steps, seed 3"
+        wait_until(lambda: prefect.get(f"/task_runs/{task_run}").status_code == 200)  # recorded by and by
+        assert prefect.get(f"/task_runs/{task_run}").json()["name"] == "train 40 steps, seed 3"
     assert [line for line in lines if line.startswith("the ")] == ["the data are loaded", "the last words"]
     assert any(line.startswith("40/40 (100 %), 10/s, loss 0.025") for line in lines)
     assert 2 <= sum("/40 (" in line for line in lines) < 12
