@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from fluxmodel.errors import InputError, InterruptedRun, StageError
-from tasks.launch import STOP, child_environment, run_child
+from tasks.launch import STOP, child_environment, end_group, run_child
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,3 +106,43 @@ def _wait_for(condition, seconds: float = 15.0):
             return found
         time.sleep(0.05)
     pytest.fail("it did not come to pass")
+
+
+def test_a_training_child_that_hangs_does_not_outlive_its_parent_for_long():
+    read_end, write_end = os.pipe()
+    code = "from fluxmodel.training.__main__ import end_orphan; import time; end_orphan(0.1); time.sleep(600)"
+    hung = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"FLUXLINE_PARENT_PIPE": str(read_end)},
+        pass_fds=(read_end,),
+    )
+    os.close(read_end)
+    os.close(write_end)
+    assert hung.wait(60) == 75
+
+
+@pytest.mark.parametrize("said", ["soon", "-1", "1e9"])
+def test_a_time_to_stop_that_is_none_is_refused(said, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLUXLINE_STOP_SECONDS", said)
+    with pytest.raises(InputError, match=rf"^FLUXLINE_STOP_SECONDS is '{said}'; give a number of seconds"):
+        launch(tmp_path)
+
+
+def test_a_child_that_will_not_stop_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLUXLINE_STOP_SECONDS", "0.3")
+    threading.Timer(0.5, STOP.set).start()
+    with pytest.raises(InterruptedRun):
+        launch(tmp_path, hang=True)
+
+
+def test_what_a_dead_leader_left_behind_is_ended(tmp_path):
+    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
+    leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    assert leader.stdout is not None
+    orphan = int(leader.stdout.readline())
+    leader.wait()
+    leader.stdout.close()
+    assert _runs(orphan)
+    end_group(leader, grace=5.0)
+    assert _wait_for(lambda: not _runs(orphan))
