@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
+from prefect.settings import get_current_settings
 
 from deployments.catalogue import CATALOGUE, POOL, Deployed, Timetable
 
@@ -176,13 +178,26 @@ def _automations_now() -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """Apply everything and print what changed, a line each; return the exit code."""
     pool = "" if "--served" in arguments else POOL
-    applied = apply_catalogue(pool, switch_on="--schedule" in arguments)
-    changes = [f"{each.name}: {', '.join(each.changes)}" for each in applied if each.changes]
-    changes += apply_automations()
+    try:
+        changes = _apply_all(pool, switch_on="--schedule" in arguments)
+    except (httpx.HTTPError, PrefectException) as error:
+        url = get_current_settings().api.url
+        print(
+            f"fluxline: Prefect at {url} did not do as it was asked ({type(error).__name__}: {error}); start it, or "
+            "correct PREFECT_API_URL, and run the same command again.",
+            file=sys.stderr,
+        )
+        return 1
     for line in changes:
         print(line)
-    print(f"{len(applied)} deployments stand; {'that changed' if changes else 'nothing changed'}.")
+    print(f"{len(CATALOGUE)} deployments stand; {'that changed' if changes else 'nothing changed'}.")
     return 0
+
+
+def _apply_all(pool: str, switch_on: bool) -> list[str]:
+    applied = apply_catalogue(pool, switch_on)
+    changes = [f"{each.name}: {', '.join(each.changes)}" for each in applied if each.changes]
+    return [*changes, *apply_automations()]
 
 
 if __name__ == "__main__":

@@ -40,7 +40,10 @@ def ensure(automations: Iterable[AutomationCore]) -> list[str]:
                 client.create_automation(core)
             elif _told(found[0]) != _told(core):
                 switched = core.model_copy(update={"enabled": found[0].enabled})
-                client.update_automation(found[0].id, AutomationCore.model_validate(switched.model_dump()))
+                plain = switched.model_dump(
+                    exclude={"owner_resource"}
+                )  # which the server refuses in a change
+                client.update_automation(found[0].id, AutomationCore.model_validate(plain))
             for double in found[1:]:
                 client.delete_automation(double.id)
             names.append(core.name)

@@ -4,7 +4,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows.stage_flows import SAID
+from flows.stage_forms import SAID
 
 POOL = "fluxline"
 """The work pool of `fluxline deploy`, for workers of type process."""

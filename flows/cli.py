@@ -8,7 +8,8 @@ from typing import Annotated
 
 from cyclopts import CycloptsError, Parameter
 
-import flows.cli_operations  # noqa: F401  its verbs are registered by importing it
+import flows.cli_operations
+import flows.stage_verbs  # noqa: F401  the verbs of both are registered by importing them
 from evaluation.gate_settings import GateSettings
 from flows.command import Json as _Json
 from flows.command import app

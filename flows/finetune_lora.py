@@ -1,6 +1,7 @@
 """Finetune a LoRA: a style for a registered model from a few images, measured on that model; no new version."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -77,7 +78,7 @@ def finetune_lora(config: LoraConfig) -> dict[str, Any]:
         refs = wait_for_all(Chain(plan, run.context).upto("evaluate"))
         outcome = finish(run, refs, plan.name)
         place = ArtifactStore(home).path(refs["finetune"])
-        return outcome.model_dump() | show(place, outcome.figures)
+        return outcome.model_dump() | show(place, f"{plan.name}@{config.version}", outcome.figures)
 
 
 def lora_plan(home: Home, config: LoraConfig) -> Plan:
@@ -106,12 +107,12 @@ def lora_plan(home: Home, config: LoraConfig) -> Plan:
     return replace(plan, lora=lora, given=_own(version, plan))
 
 
-def show(place: Any, figures: dict[str, str]) -> dict[str, str]:
+def show(place: Path, model: str, figures: dict[str, str]) -> dict[str, str]:
     """Show on the run's page where the LoRA lies and how to use it; return the same."""
     from prefect.artifacts import create_markdown_artifact
 
     about = read_json(place / "lora.json")
-    command = f'fluxline generate "a prompt {about["trigger"]}" --lora {place}'
+    command = f'fluxline generate "a prompt {about["trigger"]}" --model {model} --variant base --lora {place}'
     told = "\n".join(f"- {name}: {value}" for name, value in figures.items())
     text = (
         f"**LoRA {about['name']}**, trigger word `{about['trigger']}`\n\n`{place}`\n\n`{command}`\n\n{told}"

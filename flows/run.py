@@ -9,7 +9,6 @@ from typing import Any
 
 from flows.config import PipelineConfig
 from flows.environment import keep_log, set_environment
-from flows.form import fields_of
 from flows.servers import Server, prefect_for_run
 from fluxmodel.errors import FluxlineError, InterruptedRun, StageError
 from tasks import tracking
@@ -24,6 +23,31 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     Raises:
         FluxlineError: it did not end well; the text says what to do.
     """
+    return _run_shown(config, "")
+
+
+def run_stage(stage: str, config: PipelineConfig) -> dict[str, Any]:
+    """Run the chain up to a stage in this process and show it; return its outcome, of `curate` what was kept too.
+
+    Raises:
+        FluxlineError: it did not end well; the text says what to do.
+    """
+    outcome = _run_shown(config, stage)
+    if stage != "curate":
+        return outcome
+    from tasks.artifacts import ArtifactRef, ArtifactStore
+    from tasks.cards import read_json
+
+    made = outcome["stages"][-1]
+    place = ArtifactStore(open_home()).path(
+        ArtifactRef(kind="dataset", uri=made["artifact"], digest=made["digest"])
+    )
+    told = read_json(place / "curation.json")
+    counts = {name: told[name] for name in ("seen", "kept", "dropped")}
+    return outcome | counts | {"artifact": str(place), "report": str(place / "report.html")}
+
+
+def _run_shown(config: PipelineConfig, stage: str) -> dict[str, Any]:
     config.check()
     if config.data:
         from fluxmodel.data.sources import open_source
@@ -33,7 +57,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     set_environment(home)
     log = keep_log_path(home)
     with shown(), prefect_for_run(home) as server, stoppable():
-        outcome = _run(config, home, server, log)
+        outcome = _run(config, stage, home, server, log)
         from flows.summary import print_summary
 
     print_summary(home, outcome)
@@ -45,11 +69,11 @@ def keep_log_path(home: Home) -> str:
     return str(home.logs / "fluxline.log")
 
 
-def _run(config: PipelineConfig, home: Home, server: Server | None, log: str) -> dict[str, Any]:
+def _run(config: PipelineConfig, stage: str, home: Home, server: Server | None, log: str) -> dict[str, Any]:
     warming = threading.Thread(target=_warm, args=(home,), daemon=True)
     warming.start()  # MLflow's import and first look at its store take seconds: meanwhile Prefect starts
-    from flows.pipeline import pipeline
     from flows.plan import make_plan
+    from flows.stage_flows import call_flow
 
     make_plan(config)  # bad input is found before anything is waited for
     if server is not None:
@@ -58,7 +82,7 @@ def _run(config: PipelineConfig, home: Home, server: Server | None, log: str) ->
     warming.join()
     keep_log(home)
     try:
-        return pipeline(**fields_of(config))
+        return call_flow(stage, config)
     except FluxlineError:
         raise
     except Exception as error:

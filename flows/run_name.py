@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 
 def named(
@@ -38,4 +39,4 @@ def rename(name: str) -> None:
 
     if run_id := this_run_id():
         with suppress(Exception), get_client(sync_client=True) as client:  # a name is not worth a run
-            client.set_flow_run_name(run_id, name)
+            client.set_flow_run_name(UUID(run_id), name)

@@ -7,43 +7,12 @@ from prefect import flow
 
 from flows.chain import STAGES
 from flows.config import PipelineConfig
-from flows.form import form
-from flows.pipeline import RUNNER, run_chain
+from flows.form import fields_of, form
+from flows.pipeline import RUNNER, pipeline, run_chain
 from flows.plan import make_plan
 from flows.run_name import named
+from flows.stage_forms import FIELDS, SAID
 from fluxmodel.errors import InputError
-
-_DATA = ("preset", "data")
-_CAPTION = (*_DATA, "captioner", "precision")
-_TRAIN = (*_CAPTION, "seed", "train_steps")
-_FINETUNE = (*_TRAIN, "style", "trigger")
-_EVALUATE = (*_FINETUNE, "guidance", "num_images")
-_GATE = (*_EVALUATE, "name", "gate")
-FIELDS = {
-    "prepare": (*_DATA, "precision"),
-    "curate": _DATA,
-    "caption": _CAPTION,
-    "encode": _CAPTION,
-    "train": _TRAIN,
-    "rectify": _TRAIN,
-    "finetune": _FINETUNE,
-    "evaluate": _EVALUATE,
-    "gate": _GATE,
-    "register": _GATE,
-}
-"""What each stage's form asks for: what the stage and those before it depend on."""
-SAID = {
-    "prepare": "Train the embedded parts: autoencoder, captioner and what judges. Later runs reuse them.",
-    "curate": "Read the data and keep what is fit to learn from; the run shows what was dropped and why.",
-    "caption": "Curate, then write captions for the images that are kept.",
-    "encode": "Curate and caption, then turn images into latents and captions into tokens.",
-    "train": "Train the base model, with all it needs before; nothing is evaluated or registered.",
-    "rectify": "Train the base model and straighten it into the few-step model.",
-    "finetune": "Train the base model and a LoRA of a style on it.",
-    "evaluate": "Train and judge a model; it gets no version, and the gate is not asked.",
-    "gate": "Train and judge a model, and ask the gate what it would say; nothing is registered.",
-    "register": "Run the whole chain; of what has run before nothing runs again.",
-}
 
 
 def _stage_flow(stage: str) -> Any:
@@ -82,10 +51,18 @@ def run_stage(stage: str, config: PipelineConfig) -> dict[str, Any]:
 prepare, curate, caption, encode, train, rectify, finetune, evaluate, gate, register = map(
     _stage_flow, STAGES
 )
-FLOWS = dict(
+FLOWS: dict[str, Any] = dict(
     zip(
         STAGES,
         (prepare, curate, caption, encode, train, rectify, finetune, evaluate, gate, register),
         strict=True,
     )
 )
+
+
+def call_flow(stage: str, config: PipelineConfig) -> dict[str, Any]:
+    """Run the flow of a stage, of the whole pipeline for an empty one, with those settings that it asks for."""
+    given = fields_of(config)
+    if not stage:
+        return pipeline(**given)
+    return FLOWS[stage](**{name: given[name] for name in FIELDS[stage]})

@@ -32,12 +32,22 @@ def print_summary(home: Home, outcome: dict[str, Any]) -> None:
     for label, value in (
         ("total", f"{outcome['seconds']:.1f} s"),
         *_verdict(outcome),
+        *_made(outcome, where),
+    ):
+        console.print(f"{label:<8} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _made(outcome: dict[str, Any], where: str) -> list[tuple[str, str]]:
+    """What came of it: a version, or what the last stage left."""
+    if not outcome["model_version"]:
+        last = outcome["stages"][-1]
+        return [(last["name"], last["artifact"]), ("mlflow", where)]
+    return [
         ("model", _registered(outcome)),
         ("report", outcome["evaluation"]),
         ("mlflow", where),
         ("draw", f'fluxline generate "WORDS LIKE THE DATA\'S CAPTIONS" --model {outcome["model_name"]}'),
-    ):
-        console.print(f"{label:<8} {value}", markup=False, highlight=False, soft_wrap=True)
+    ]
 
 
 def _verdict(outcome: dict[str, Any]) -> list[tuple[str, str]]:

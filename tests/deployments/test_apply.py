@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments import automations
 from deployments.apply import apply_automations, apply_catalogue
 from deployments.catalogue import CATALOGUE, POOL
 from flows.servers import start_prefect
@@ -60,9 +61,13 @@ def standing(api: httpx.Client) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in found}
 
 
-def schedules(api: httpx.Client, name: str) -> dict[str, dict[str, Any]]:
+def schedules(api: httpx.Client, name: str) -> dict[str | None, dict[str, Any]]:
     found = api.get(f"deployments/{standing(api)[name]['id']}/schedules").json()
     return {each["slug"]: each for each in found}
+
+
+def automations_of(api: httpx.Client) -> list[dict[str, Any]]:
+    return api.post("automations/filter", json={}).json()
 
 
 def test_the_first_time_makes_everything(api, first):
@@ -81,14 +86,14 @@ def test_the_first_time_makes_everything(api, first):
         assert {each["slug"] for each in made["schedules"]} == {each.slug for each in deployed.timetables}
         assert not any(each["active"] for each in made["schedules"])  # no burn that nobody asked for
     assert api.get(f"work_pools/{POOL}").json()["type"] == "process"
-    assert api.post("automations/filter", json={}).json()
+    assert automations_of(api)
 
 
 def test_the_second_time_changes_nothing(api, first, tmp_path):
-    before, automations = standing(api), api.post("automations/filter", json={}).json()
+    before, known = standing(api), automations_of(api)
     assert deploy(api, tmp_path) == f"{len(CATALOGUE)} deployments stand; nothing changed.\n"
     assert standing(api) == before
-    assert api.post("automations/filter", json={}).json() == automations
+    assert automations_of(api) == known
 
 
 def test_what_a_person_scheduled_stays_when_the_catalogue_changes(api, first):
@@ -126,6 +131,19 @@ def test_from_a_pool_to_being_served_and_back_keeps_the_deployments(api, first):
     apply_catalogue(POOL)
     assert {made["work_pool_name"] for made in standing(api).values()} == {POOL}
     assert {name: made["id"] for name, made in standing(api).items()} == ids
+
+
+def test_an_automation_that_differs_is_put_right_and_stays_switched_off(api, first):
+    assert apply_automations() == []
+    wanted = automations.automations()[0]
+    older = wanted.model_copy(update={"description": "older words"})
+    automations.ensure([older])
+    (found,) = [each for each in automations_of(api) if each["name"] == wanted.name]
+    assert found["description"] == "older words"
+    assert api.patch(f"automations/{found['id']}", json={"enabled": False}).is_success
+    assert apply_automations() == [f"automation {wanted.name}: changed"]
+    (found,) = [each for each in automations_of(api) if each["name"] == wanted.name]
+    assert (found["description"], found["enabled"]) == (wanted.description, False)
     assert apply_automations() == []
 
 
@@ -156,3 +174,15 @@ def test_without_a_server_it_says_what_to_start(tmp_path):
     assert done.stderr == (
         "fluxline: There is no Prefect server to deploy to; start `fluxline up`, or set PREFECT_API_URL to yours.\n"
     )
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(tmp_path):
+    environment = os.environ | {"FLUXLINE_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "deploy"],
+        env=environment | {"PREFECT_CLIENT_MAX_RETRIES": "0"},
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("fluxline: Prefect at http://127.0.0.1:9/api did not do as it was asked")
+    assert "Traceback" not in done.stderr

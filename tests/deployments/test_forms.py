@@ -14,7 +14,7 @@ from flows.finetune_lora import LoraConfig
 from flows.form import fields_of
 from flows.pipeline import pipeline
 from flows.retrain import RetrainConfig
-from flows.stage_flows import FIELDS
+from flows.stage_forms import FIELDS
 from fluxmodel.presets import PRESETS
 
 NAMES = [deployed.name for deployed in CATALOGUE]
