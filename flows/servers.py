@@ -24,7 +24,7 @@ from tasks.presence import is_process
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0
 _QUIET_SERVER = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
