@@ -1,9 +1,10 @@
 """Messages about runs, through a notification block of Prefect's that the user names: Slack, e-mail, a webhook, any.
 
 Told are a run that failed or crashed, a promotion that waits for a person, and a champion that drifted; each message
-says which run, which model, and where to look.
+says which run, which model, and where to look. `python -m deployments.notifications TYPE/NAME` applies them.
 """
 
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -16,8 +17,9 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
+from deployments.automations import ensure
 from deployments.catalogue import CATALOGUE
-from fluxmodel.errors import InputError
+from fluxmodel.errors import FluxlineError, InputError
 from tasks import drift
 
 ASKS = "approve"
@@ -127,3 +129,18 @@ def _pages() -> str:
     """Address of Prefect's pages, as its users know it."""
     settings = get_current_settings()
     return (settings.ui_url or str(settings.api.url or "").removesuffix("/api")).rstrip("/")
+
+
+def main(arguments: list[str]) -> int:
+    """Apply the automations of one block to PREFECT_API_URL's server; return the exit code."""
+    try:
+        for name in ensure(automations(arguments[0])):
+            print(name)
+    except FluxlineError as error:
+        print(f"fluxline: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -16,11 +16,17 @@ def deploy(
     schedule: Annotated[
         bool, Parameter(negative="", help="Switch the schedules on; without it they stay as they are.")
     ] = False,
+    notify: Annotated[
+        str,
+        Parameter(
+            help="Prefect block that is told of failed runs, questions and drift: slack-webhook/NAME, ..."
+        ),
+    ] = "",
 ) -> int:
     """Apply deployments, work pool, limits and automations to the Prefect server; a second time changes nothing."""
     from flows.deploy import apply_deployments
 
-    return apply_deployments(schedule)
+    return apply_deployments(schedule, notify)
 
 
 @app.command

@@ -10,11 +10,12 @@ from fluxmodel.errors import InputError
 from tasks.home import open_home
 
 
-def apply_deployments(schedule: bool) -> int:
+def apply_deployments(schedule: bool, notify: str = "") -> int:
     """Apply the catalogue to PREFECT_API_URL's server, else to that of `fluxline up`; return the exit code.
 
     Args:
         schedule: whether to switch the schedules on.
+        notify: notification block that is told of failed runs, questions and drift; empty for none.
 
     Raises:
         InputError: there is no server to apply them to.
@@ -33,4 +34,7 @@ def apply_deployments(schedule: bool) -> int:
             "--served"
         )  # it runs the deployments itself: in a work pool they would wait for a worker
     command = [sys.executable, "-m", "deployments.apply", *asked]
-    return subprocess.run(command, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
+    if code or not notify:
+        return code
+    return subprocess.run([sys.executable, "-m", "deployments.notifications", notify], check=False).returncode

@@ -169,25 +169,22 @@ def test_messages_arrive_and_say_which_run_which_model_and_where(server, inbox):
     block.save("ours", overwrite=True)
     names = ensure(automations("custom-webhook/ours"))
     assert ensure(automations("custom-webhook/ours")) == names
-    time.sleep(5)  # the server looks for new automations every few seconds
+    wait_until(lambda: end_run(retrain, {}, "probe", Failed()) and came)  # it listens soon after
 
-    failed = end_run(
-        retrain, {"config": {"preset": "demo", "name": ""}}, "weekly", Failed(message="CUDA out of memory")
-    )
-    wait_until(lambda: came)
-    assert came[0]["subject"] == "Fluxline: retrain failed, weekly"
-    assert came[0]["body"].splitlines() == [
+    asked = {"config": {"preset": "demo", "name": ""}}
+    failed = end_run(retrain, asked, "weekly", Failed(message="CUDA out of memory"))
+    told = message(came, "Fluxline: retrain failed, weekly")
+    assert told.splitlines() == [
         "retrain 'weekly': Failed. CUDA out of memory",
         "model: fluxline-demo",
         f"run: {server}/runs/flow-run/{failed}",
     ]
 
     waits = State(type=StateType.PAUSED, name="Suspended")
-    asked = end_run(approve, {"name": "shapes", "version": "4"}, "approve shapes 4", waits)
-    wait_until(lambda: len(came) > 1)
-    assert came[1]["subject"] == "Fluxline: shapes waits for your approval"
-    assert came[1]["body"].startswith("shapes version 4 waits")
-    assert f"answer here: {server}/runs/flow-run/{asked}" in came[1]["body"]
+    paused = end_run(approve, {"name": "shapes", "version": "4"}, "approve shapes 4", waits)
+    told = message(came, "Fluxline: shapes waits for your approval")
+    assert told.startswith("shapes version 4 waits")
+    assert f"answer here: {server}/runs/flow-run/{paused}" in told
 
     announce(
         drift.EVENT,
@@ -195,10 +192,15 @@ def test_messages_arrive_and_say_which_run_which_model_and_where(server, inbox):
         {"prefect.resource.id": "fluxline.champion.shapes.4", "prefect.resource.name": "shapes version 4"},
         {"said": "attributes right fell to 81 %, below 85 %."},
     )
-    wait_until(lambda: len(came) > 2)
-    assert came[2]["subject"] == "Fluxline: the champion drifted, shapes version 4"
-    assert came[2]["body"].startswith("shapes version 4: attributes right fell to 81 %, below 85 %.")
-    assert f"{server}/events/event/" in came[2]["body"]
+    told = message(came, "Fluxline: the champion drifted, shapes version 4")
+    assert told.startswith("shapes version 4: attributes right fell to 81 %, below 85 %.")
+    assert f"{server}/events/event/" in told
+
+
+def message(came: list[dict[str, str]], subject: str) -> str:
+    """The text of the message with this subject, once it came."""
+    wait_until(lambda: subject in [each["subject"] for each in came])
+    return next(each["body"] for each in came if each["subject"] == subject)
 
 
 def test_a_block_that_is_not_there_or_cannot_notify_is_one_sentence(server):
