@@ -97,7 +97,7 @@ def hold(
     held: tuple[HeldDevice, ...] = ()
     path, ticket = _join(folder, request, stop)
     try:
-        free_since, has_said = 0.0, False
+        free_since, has_said, began = 0.0, False, time.monotonic()
         while True:
             with _mutex(folder, stop):
                 os.utime(ticket)  # awake
@@ -115,7 +115,8 @@ def hold(
             if not has_said and not free_since:
                 has_said = True
                 waits(before)
-            time.sleep(POLL_SECONDS)
+            waited = time.monotonic() - began
+            time.sleep(POLL_SECONDS + min(0.9, waited / 200))  # who has waited long looks less often
         yield held
     finally:
         if not held:  # else it is gone already, and its number may be another's by now
