@@ -176,12 +176,12 @@ def test_no_then_yes_then_a_yes_that_comes_too_late(operations, waiting):
     assert registry.aliases(home, NAME) == {"champion": "1"}
     assert registry.find_version(home, NAME, "2").tags["approval.reason"] == "square circles"
 
-    operations.resume(waiting["3"], approve=True, reason="round circles", by="Ada")
+    operations.resume(waiting["3"], approve=True, reason="round circles", by="the night shift")
     promoted = operations.wait(waiting["3"], ("Promoted",))
     assert promoted["state"]["type"] == "COMPLETED"
     assert registry.aliases(home, NAME) == {"champion": "3", "previous": "1"}
     tags = registry.find_version(home, NAME, "3").tags
-    assert (tags["promotion.by"], tags["promotion.reason"]) == ("Ada", "round circles")
+    assert (tags["promotion.by"], tags["promotion.reason"]) == ("the night shift", "round circles")
     assert "approval" not in tags
 
     operations.resume(waiting["4"], approve=True, reason="", by="Bo")

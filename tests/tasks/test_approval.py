@@ -39,21 +39,21 @@ def tags_of(home: Home, version: str) -> dict[str, str]:
 
 
 def test_a_yes_promotes_and_notes_who_and_why(tracked, waiting):
-    done = answer(tracked, waiting, True, "its circles are round", "Ada")
+    done = answer(tracked, waiting, True, "its circles are round", "the night shift")
     assert (done.outcome, done.said) == (
         "promoted",
         "The champion of shapes is version 2 now, before it version 1.",
     )
     assert registry.aliases(tracked, NAME) == {"champion": "2", "previous": "1"}
     tags = tags_of(tracked, "2")
-    assert (tags["approval.by"], tags["approval.reason"]) == ("Ada", "its circles are round")
-    assert (tags["promotion.by"], tags["promotion.who"]) == ("Ada", "manual")
+    assert (tags["approval.by"], tags["approval.reason"]) == ("the night shift", "its circles are round")
+    assert (tags["promotion.by"], tags["promotion.who"]) == ("the night shift", "manual")
     assert tags["approval.time"] == tags["promotion.time"]
     assert "approval" not in tags
     assert (
         answer(tracked, waiting, True, "again", "Bo").outcome == "promoted"
     )  # the run was cut off and retried
-    assert tags_of(tracked, "2")["approval.by"] == "Ada"
+    assert tags_of(tracked, "2")["approval.by"] == "the night shift"
 
 
 def test_a_no_keeps_the_champion_and_a_tag(tracked, waiting):
