@@ -131,7 +131,7 @@ class Chain:
         if plan.style is None:
             return None
         base = self.base
-        waits = {"wait_for": [base]} if "train" in self._submitted else {}
+        waits: dict[str, Any] = {"wait_for": [base]} if "train" in self._submitted else {}
         return self._made(
             "prepare-style_classifier",
             lambda: prepare_style_classifier.submit(
