@@ -30,7 +30,9 @@ def home(tmp_path):
         "runs/key.json": json.dumps({"artifact": {"uri": f"file://{old}/artifacts/model/0123456789abcdef"}}),
         "runs/.key.json-1": "half",
         "results/key": json.dumps({"result": json.dumps({"uri": f"file://{old}/artifacts/x"})}),
-        "work/key/job.json": json.dumps({"output": f"{old}/work/key/output", "other": f"{old}er/x"}),
+        "work/key/job.json": json.dumps(
+            {"output": str(old / "work" / "key" / "output"), "other": f"{old}er/x"}
+        ),
         "work/key/lock": "",
         "work/key/output/metrics.jsonl": '{"step": 1}\n',
         "work/key/output/checkpoints/step-00000001.tmp": "half",
@@ -83,7 +85,7 @@ def test_a_home_comes_back_elsewhere_whole_and_with_its_addresses_moved(home, tm
     assert uri == f"{(there.root / 'artifacts').as_uri()}/model/0123456789abcdef"
     assert "%20" in uri  # MLflow reads addresses, not paths
     job = json.loads((there.root / "work/key/job.json").read_text())
-    assert job == {"output": f"{there.root}/work/key/output", "other": f"{home.root}er/x"}
+    assert job == {"output": str(there.root / "work" / "key" / "output"), "other": f"{home.root}er/x"}
     for name in ("artifacts/model/0123456789abcdef/.hidden", "work/key/output/checkpoints/step-00000001.pt"):
         assert (there.root / name).read_bytes() == (home.root / name).read_bytes()
         assert (there.root / name).stat().st_mtime_ns == (home.root / name).stat().st_mtime_ns
@@ -255,22 +257,22 @@ def test_a_database_is_copied_as_of_one_moment_while_it_is_written_to(tmp_path):
 @pytest.mark.parametrize(
     ("text", "moved"),
     [
-        ("/a/home", "/b/c d"),
-        ("/a/home/x", "/b/c d/x"),
-        ("file:///a/home/x", "file:///b/c%20d/x"),
-        ('{"x": "/a/home/x", "y": "file:///a/home"}', '{"x": "/b/c d/x", "y": "file:///b/c%20d"}'),
-        (r'"{\"uri\": \"file:///a/home/x\"}"', r'"{\"uri\": \"file:///b/c%20d/x\"}"'),
-        ("1\t/a/home/x\tfile:///a/home/y\n", "1\t/b/c d/x\tfile:///b/c%20d/y\n"),
-        ("| `file:///a/home/x` |", "| `file:///b/c%20d/x` |"),
-        ("/a/home2/x", None),
-        ("/a/home-2", None),
-        ("/a/home.before/x", None),
-        ("/srv/a/home/x", None),
-        ("s3://bucket/a/home/x", None),
+        ("/a/place", "/b/c d"),
+        ("/a/place/x", "/b/c d/x"),
+        ("file:///a/place/x", "file:///b/c%20d/x"),
+        ('{"x": "/a/place/x", "y": "file:///a/place"}', '{"x": "/b/c d/x", "y": "file:///b/c%20d"}'),
+        (r'"{\"uri\": \"file:///a/place/x\"}"', r'"{\"uri\": \"file:///b/c%20d/x\"}"'),
+        ("1\t/a/place/x\tfile:///a/place/y\n", "1\t/b/c d/x\tfile:///b/c%20d/y\n"),
+        ("| `file:///a/place/x` |", "| `file:///b/c%20d/x` |"),
+        ("/a/place2/x", None),
+        ("/a/place-2", None),
+        ("/a/place.before/x", None),
+        ("/srv/a/place/x", None),
+        ("s3://bucket/a/place/x", None),
     ],
 )
 def test_only_paths_below_the_old_home_move(text, moved):
-    assert Mover(Path("/a/home"), Path("/b/c d"))(text) == (text if moved is None else moved)
+    assert Mover(Path("/a/place"), Path("/b/c d"))(text) == (text if moved is None else moved)
 
 
 def files_of(root: Path) -> set[str]:
