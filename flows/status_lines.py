@@ -1,10 +1,12 @@
 """What `fluxline status` says, in lines for people."""
 
+import sys
 import time
 from collections.abc import Iterator
 
 from flows.agenda import PAUSED, PLANNED
 from flows.status import RunSeen, StageSeen, Status, read_status
+from fluxmodel.errors import InputError
 from tasks.pace import pace_said, seconds_said
 from tasks.presence import WORKING
 
@@ -14,10 +16,16 @@ _INDENT = " " * 10
 
 
 def watch_status() -> int:
-    """Show the status on the terminal, again and again, until Ctrl-C; return the exit code."""
+    """Show the status on the terminal, again and again, until Ctrl-C; return the exit code.
+
+    Raises:
+        InputError: there is no terminal to show it on.
+    """
     from rich.live import Live
     from rich.text import Text
 
+    if not sys.stdout.isatty():
+        raise InputError("--watch is for a terminal; leave it out where the output goes to a file or a pipe.")
     try:
         with Live(screen=True, auto_refresh=False) as live:
             while True:

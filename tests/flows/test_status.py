@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from flows.status_lines import status_lines
 from tasks.home import Home
 from tasks.leases import Holder, Waiting
 from tasks.presence import ALIKE, QUEUED, RUN, WORKING, present
-from tests.kit import loaded_after
+from tests.kit import ROOT, loaded_after
 
 
 class _Prefect(BaseHTTPRequestHandler):
@@ -180,6 +182,33 @@ def test_the_whole_of_it_as_json(fluxline_home, capfd):
     told = json.loads(capfd.readouterr().out)
     assert told["runs"][0]["stages"][0]["pace"]["step"] == 40
     assert {"servers", "agenda", "owed", "approvals", "last", "disk"} <= set(told)
+
+
+def test_watching_wants_a_terminal(fluxline_home, capfd):
+    assert run_command(["status", "--watch"]) == 2
+    assert "--watch is for a terminal" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_watched_on_a_terminal_it_comes_again_until_stopped(fluxline_home):
+    ours, theirs = os.openpty()
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "status", "--watch"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=ROOT,
+    )
+    os.close(theirs)
+    shown = b""
+    while shown.count(b"disk ") < 2:  # an empty home's page, drawn twice
+        shown += os.read(ours, 4096)
+    watching.send_signal(signal.SIGINT)
+    with suppress(OSError):  # a pty whose other end closed
+        while os.read(ours, 4096):
+            pass
+    assert watching.wait(60) == 0
+    os.close(ours)
 
 
 def test_a_command_is_told_as_it_was_typed():
