@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.http_call import ask
 
-MAX_BEGINNINGS = 3
+MAX_CRASHES = 3
 """A run that crashed as often as that stays Crashed: it would crash again."""
 _SECONDS = 30.0
 _RECENT = timedelta(days=1)
@@ -61,11 +61,17 @@ def go_on_with_crashed_runs(prefect_api: str) -> list[str]:
     said = []
     for run in ask(f"{prefect_api}/flow_runs/filter", asked, seconds=_SECONDS):
         is_ours = run["deployment_id"] is not None and run["work_pool_name"] is None
-        if is_ours and run["run_count"] < MAX_BEGINNINGS:
+        if is_ours and _crashes(prefect_api, run) < MAX_CRASHES:
             message = "It crashed, and goes on from its checkpoints."
             _set(prefect_api, run, "SCHEDULED", "AwaitingRetry", message)
             said.append(f"Run {run['name']}: {message}")
     return said
+
+
+def _crashes(prefect_api: str, run: dict[str, Any]) -> int:
+    """How often it crashed so far; some crash before they begin, so its beginnings do not tell."""
+    states = ask(f"{prefect_api}/flow_run_states/?flow_run_id={run['id']}", seconds=_SECONDS)
+    return sum(state["type"] == "CRASHED" for state in states)
 
 
 def _set(prefect_api: str, run: dict[str, Any], kind: str, name: str, message: str) -> None:

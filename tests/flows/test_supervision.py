@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.lost_runs import MAX_BEGINNINGS, go_on_with_crashed_runs, take_up_lost_runs
+from flows.lost_runs import MAX_CRASHES, go_on_with_crashed_runs, take_up_lost_runs
 from flows.supervision import MAX_RESTARTS, Supervisor
 from fluxmodel.errors import StageError
 
@@ -90,6 +90,14 @@ def prefect():
             else:
                 self.states[self.path.split("/")[-2]] = body["state"]["name"]
                 told = {}
+            self.answer(told)
+
+        def do_GET(self):
+            name = self.path.split("flow_run_id=")[1]
+            crashes = next(run["crashes"] for run in self.runs if run["id"] == name)
+            self.answer([{"type": "RUNNING"}, *[{"type": "CRASHED"}] * crashes])
+
+        def answer(self, told):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(told).encode())
@@ -107,10 +115,10 @@ def prefect():
 
 
 def run(
-    name: str, kind: str, *, deployment: str | None = "served", pool: str | None = None, count: int = 1
+    name: str, kind: str, *, deployment: str | None = "served", pool: str | None = None, crashes: int = 1
 ) -> dict:
     return {"id": name, "name": name, "state_type": kind, "state_name": kind.title(), "deployment_id": deployment,
-            "work_pool_name": pool, "run_count": count}  # fmt: skip
+            "work_pool_name": pool, "crashes": crashes}  # fmt: skip
 
 
 def test_the_runs_of_a_dead_runner_and_no_others_are_taken_up(prefect):
@@ -132,7 +140,7 @@ def test_a_crashed_run_goes_on_until_it_crashes_too_often(prefect):
     answer, api = prefect
     answer.runs = [
         run("first", "CRASHED"),
-        run("often", "CRASHED", count=MAX_BEGINNINGS),
+        run("often", "CRASHED", crashes=MAX_CRASHES),
         run("command", "CRASHED", deployment=None),
         run("works", "RUNNING"),
     ]
