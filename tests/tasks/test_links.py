@@ -59,7 +59,11 @@ def test_a_prefect_that_hangs_holds_nobody_up():
 def test_a_prefect_that_refuses_is_not_the_stages_trouble():
     sent: list[str] = []
     sender = _Sender()
-    sender.put("progress", lambda: int("no number"))
+
+    def refuse() -> None:
+        raise ConnectionError
+
+    sender.put("progress", refuse)
     sender.put("result", partial(sent.append, "result"))
     sender.close()
     wait_until_sent(20)
