@@ -159,9 +159,10 @@ def _registration(home: Home, made: dict[str, Any]) -> StagePage:
 
 def _training(directory: Path, work: Path) -> StagePage:
     curve = loss_curve(_losses(work / "output" / "metrics.jsonl"))
-    drawn = sheet(work / "output" / SAMPLES) or embed(directory / "images.png", 512)
+    drawn, given = sheet(work / "output" / SAMPLES), embed(directory / "images.png", 512)
     pictures = [f"![Loss]({curve})"] if curve else []
     pictures += [f"![Samples, from first to last step]({drawn})"] if drawn else []
+    pictures += [f"![Images it learned from]({given})"] if given else []
     return StagePage("\n\n".join(pictures))
 
 
