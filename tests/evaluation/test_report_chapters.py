@@ -187,7 +187,9 @@ def test_labels_are_kept_apart_about_their_middle():
 
 
 def test_the_first_box_says_the_gates_reason_in_plain_words():
-    reason = "attr_acc 0.95 -> 0.91, difference -0.04 [-0.06, -0.02], margin 0.02: shown worse than its margin."
+    reason = (
+        "attr_acc 0.95 -> 0.91, difference -0.04 [-0.06, -0.02], margin 0.02: shown worse than its margin."
+    )
     document = {"metrics": [], "headline": {}, "lora": None}
     [(words, verdict, line)] = summary(document, None, {"verdict": "reject", "reasons": [reason]})
     assert (words, verdict) == ("The gate says", "reject")
