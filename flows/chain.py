@@ -114,13 +114,13 @@ class Chain:
     @cached_property
     def lora(self) -> Future:
         """The LoRA of the plan's style; None where there is none."""
-        plan = self.plan
-        if plan.style is None:
+        plan, style = self.plan, self.plan.style
+        if style is None:
             return None
         return self._made(
             "finetune",
             lambda: finetune.submit(
-                self.context, self.base, self.latents, self.part("autoencoder"), plan.style, plan.lora
+                self.context, self.base, self.latents, self.part("autoencoder"), style, plan.lora
             ),
         )
 
