@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -27,6 +27,8 @@ pytestmark = [
 MODEL = "fluxline-smoke"
 PATIENCE = 900.0
 """Seconds that anything may take on a machine with other work; on quiet cores nothing takes sixty."""
+CLICK_SECONDS = 120
+"""And a page to show what was asked of it."""
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -110,7 +112,7 @@ def browser(chromium: Path) -> Iterator[Any]:
 def page(browser: Any, tmp_path: Path) -> Iterator[Callable[[], Any]]:
     """Open a page that asks this machine only; where its test fails, its last look lies in a picture."""
     shown = browser.new_page(viewport={"width": 1400, "height": 900})
-    shown.set_default_timeout(PATIENCE * 1000)
+    shown.set_default_timeout(CLICK_SECONDS * 1000)
     shown.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda asked: asked.abort())
 
     @contextmanager
@@ -119,8 +121,9 @@ def page(browser: Any, tmp_path: Path) -> Iterator[Callable[[], Any]]:
             yield shown
         except BaseException:
             picture = tmp_path / "page.png"
-            shown.screenshot(path=picture)
-            print(f"{shown.url} as it was: {picture}")
+            with suppress(Exception):  # a page that is gone must not hide what went wrong
+                shown.screenshot(path=picture, timeout=30_000)
+                print(f"{shown.url} as it was: {picture}")
             raise
 
     yield opened
@@ -130,7 +133,9 @@ def page(browser: Any, tmp_path: Path) -> Iterator[Callable[[], Any]]:
 def open_form(page: Any, up: Up, name: str) -> None:
     """Go from the list of deployments to the form of one."""
     page.goto(f"{up.prefect}/deployments")
-    page.get_by_placeholder("Search deployments").fill(name)
+    page.get_by_role("link", name="approve", exact=True).first.wait_for()  # typed earlier, words are lost
+    page.get_by_placeholder("Search deployments").press_sequentially(name)
+    page.wait_for_url(re.compile(f"flowOrDeploymentName={name}"))
     page.get_by_role("link", name=name, exact=True).first.click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
