@@ -74,9 +74,15 @@ class Up:
 
     def versions(self, name: str) -> dict[str, list[str]]:
         """The versions of a registered model with their aliases."""
-        ask = f"{self.mlflow}/api/2.0/mlflow/model-versions/search"
-        found = httpx.get(ask, params={"filter": f"name='{name}'"}, timeout=60).json()
-        return {each["version"]: each.get("aliases", []) for each in found.get("model_versions", [])}
+        ask = f"{self.mlflow}/api/2.0/mlflow"
+        params = {"filter": f"name='{name}'"}
+        found = httpx.get(f"{ask}/model-versions/search", params=params, timeout=60).json()
+        model = httpx.get(f"{ask}/registered-models/get", params={"name": name}, timeout=60).json()
+        given = model.get("registered_model", {}).get("aliases", [])  # a search does not tell them
+        return {
+            each["version"]: [alias["alias"] for alias in given if alias["version"] == each["version"]]
+            for each in found.get("model_versions", [])
+        }
 
     def stop(self) -> tuple[int, str, str, list[psutil.Process]]:
         """Ctrl-C; return exit code, what it said, and which processes are left."""
