@@ -271,10 +271,11 @@ def test_a_promotion_is_approved_in_the_browser(up, page):
         number = submit(shown)
         patiently(lambda: up.run(number)["state_type"] == "PAUSED", "the question")
         shown.reload()
-        shown.get_by_role("button", name="Resume", exact=True).click()
+        shown.get_by_role("button", name="Open menu").first.click()
+        shown.get_by_role("menuitem", name="Resume", exact=True).click()
         dialog = shown.get_by_role("dialog", name="Resume Flow Run")
         dialog.get_by_role("switch").first.click()
         dialog.get_by_label(re.compile("^Reason")).fill("it draws circles")
-        dialog.get_by_role("button", name=re.compile("^(Resume|Submit)$")).click()
+        dialog.get_by_role("button", name="Resume", exact=True).click()
         assert up.ended(number) not in {"Failed", "Crashed"}
         assert "champion" in up.versions("asked")["1"]
