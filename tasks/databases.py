@@ -82,8 +82,13 @@ def prefect_database(home: Home) -> Database:
 
 
 def mlflow_database(home: Home) -> Database:
-    """Return the database of MLflow's server, and of whoever writes to MLflow without one."""
+    """Return the database of MLflow's server, and of whoever writes to MLflow without one.
+
+    An address that names no driver means psycopg 3, which we install; SQLAlchemy 2.0 would look for psycopg2.
+    """
     url = os.environ.get(MLFLOW_VARIABLE) or f"sqlite:///{home.root / 'mlflow.db'}"
+    if url.startswith("postgresql://"):
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     return Database("MLflow", url, MLFLOW_VARIABLE)
 
 

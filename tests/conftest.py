@@ -17,6 +17,7 @@ os.environ.update(
 
 import ipaddress
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     os.environ["FLUXLINE_HOME"] = str(home / "fluxline")
     os.environ["PREFECT_HOME"] = str(home / "prefect")
+    # A shell starts what it puts into the background deaf to Ctrl-C, and so would be all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

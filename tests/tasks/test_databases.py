@@ -48,7 +48,7 @@ def test_the_tools_own_variables_name_other_databases_and_prefect_s_newer_name_w
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "postgresql+asyncpg://a@h/two")
     assert prefect_database(home).url.endswith("/two")
     monkeypatch.setenv(MLFLOW_VARIABLE, "postgresql://a@h/mlflow")
-    assert tracking.tracking_uri(home) == "postgresql://a@h/mlflow"
+    assert tracking.tracking_uri(home) == "postgresql+psycopg://a@h/mlflow"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert tracking.tracking_uri(home) == "http://127.0.0.1:9"
 
@@ -91,7 +91,7 @@ def test_a_bad_address_is_refused_by_one_sentence_without_its_password(owner, ur
 
 
 @pytest.mark.parametrize(
-    ("owner", "scheme"), [("Prefect", "postgresql+asyncpg"), ("MLflow", "postgresql")]
+    ("owner", "scheme"), [("Prefect", "postgresql+asyncpg"), ("MLflow", "postgresql+psycopg")]
 )  # fmt: skip
 def test_a_server_that_is_not_there_is_one_sentence(owner, scheme, home, dead_port):
     if owner == "MLflow":
