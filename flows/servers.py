@@ -29,6 +29,7 @@ _QUIET_SERVER = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",  # into its log file: a run's own silence is not the server's
 }
 _SHORT_LIVED = {  # a server for one run schedules nothing
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",

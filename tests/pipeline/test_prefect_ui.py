@@ -266,11 +266,11 @@ def test_a_promotion_is_approved_in_the_browser(up, page):
         field(shown, "needs_approval").click()
         assert up.ended(submit(shown)) == "Completed"
         assert "champion" not in up.versions("asked")["1"]
-        open_form(shown, up, "approve")
-        field(shown, "name").fill("asked")
-        number = submit(shown)
-        patiently(lambda: up.run(number)["state_type"] == "PAUSED", "the question")
-        shown.reload()
+        waiting = patiently(
+            lambda: [run["id"] for run in up.runs("approve") if run["state_type"] == "PAUSED"], "the question"
+        )
+        (number,) = waiting  # the run asked by itself, and once
+        shown.goto(f"{up.prefect}/runs/flow-run/{number}")
         shown.get_by_role("button", name="Open menu").first.click()
         shown.get_by_role("menuitem", name="Resume", exact=True).click()
         dialog = shown.get_by_role("dialog", name="Resume Flow Run")
