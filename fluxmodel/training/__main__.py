@@ -76,9 +76,28 @@ def build_objective(job: TrainingJob) -> Objective:
         raise InputError(f"job for the {job.kind}: {where}.{first_fault(error)}") from error
 
 
-def watch_for_stop() -> threading.Event:
-    """Return an event set by SIGTERM, SIGINT, or the end of the parent (pipe in FLUXLINE_PARENT_PIPE)."""
-    stop = threading.Event()
+class StopRequest:
+    """Whether a stop was asked for.
+
+    Unlike threading.Event it takes no lock: a second signal may come while the handler of the first holds it, in the
+    same thread, which would then wait for itself for ever.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """Ask for a stop."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """Return whether it was asked for."""
+        return self._is_set
+
+
+def watch_for_stop() -> StopRequest:
+    """Return what SIGTERM, SIGINT, or the end of the parent sets (pipe in FLUXLINE_PARENT_PIPE)."""
+    stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     descriptor = os.environ.get("FLUXLINE_PARENT_PIPE")
