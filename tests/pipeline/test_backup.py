@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.unproven  # the gate decides again in the restored home, which it need not
 def test_a_lost_home_comes_back_elsewhere_and_goes_on(finished, forget, ran, wait_for, kill_tree, tmp_path):
     digests = {name: stage["digest"] for name, stage in finished[1].items()}
     pool = str(tmp_path / "backups")
