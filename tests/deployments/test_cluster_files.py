@@ -62,13 +62,17 @@ def test_compose_holds_together():
 
 
 def test_compose_points_both_servers_at_addresses_we_accept():
+    from fluxmodel.errors import InputError
     from tasks.databases import MLFLOW_VARIABLE, PREFECT_VARIABLES, Database, require_form
 
-    for service, owner, variable in (
-        ("prefect", "Prefect", PREFECT_VARIABLES[1]),
-        ("mlflow", "MLflow", MLFLOW_VARIABLE),
-    ):
-        require_form(Database(owner, COMPOSE["services"][service]["environment"][variable], variable))
+    named = (("prefect", "Prefect", PREFECT_VARIABLES[1]), ("mlflow", "MLflow", MLFLOW_VARIABLE))
+    addresses = {owner: COMPOSE["services"][service]["environment"][key] for service, owner, key in named}
+    for _, owner, variable in named:
+        database = Database(owner, addresses[owner], variable)
+        require_form(database)
+        assert database.dialect == "postgresql"
+    with pytest.raises(InputError, match=PREFECT_VARIABLES[1]):
+        require_form(Database("Prefect", addresses["MLflow"], PREFECT_VARIABLES[1]))
 
 
 def test_the_image_is_built_from_what_is_there():

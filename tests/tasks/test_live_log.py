@@ -71,6 +71,7 @@ def test_a_later_child_of_the_stage_is_followed_too(work):
         (work / "pairs" / "output").mkdir(parents=True)
         add(work / "pairs" / "log.txt", "drawing pairs\n")
         wait_for(lambda: "drawing pairs" in said)
+    assert said == ["drawing pairs"]
 
 
 def test_a_flood_is_cut_and_said_to_be(work):
@@ -91,3 +92,4 @@ def test_a_log_that_cannot_be_read_stops_nobody(work):
         (work / "log.txt").mkdir()
         report(work, range(5, 9))
         wait_for(lambda: said)
+    assert said[-1].startswith("8/100 (8 %)")
