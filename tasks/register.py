@@ -72,18 +72,24 @@ def _register(
     lineage = RunBook(run.home).lineage([part.digest for part in parts.values() if part is not None])
     verdict = read_decision(run.home, decision) if decision is not None else None
     tags = {"run_key": run.identity.run_key, "git_commit": registry.git_commit(), "dataset": data_of(lineage)}
-    tags |= {f"{part}.digest": ref.digest for part, ref in parts.items() if ref is not None}
-    tags |= _lineage_tags(lineage) | _verdict_tags(verdict)
+    tags |= _verdict_tags(verdict)
+    below = {f"{part}.digest": ref.digest for part, ref in parts.items() if ref is not None}
+    below |= _addresses(lineage)
+    if verdict is not None:
+        below["gate.reevaluated.digest"] = verdict.reevaluated  # kept as long as the version is
     whole, lora_name = _compose(run, model, lora)
     tags["lora.name"] = lora_name
     with registry.answering(run.home):
-        tags |= _start_tags(run.home, name, lineage)
+        start, tags["start"] = _start(run.home, name, lineage)
+        below["start.digest"] = start
         run_id = run.mlflow_run()
         report = read_json(judged / "evaluation.json")
         card = model_card(name, lineage, report, verdict, lora_name)
         beside = _beside(run, name, front_matter(lineage, lora_name=lora_name) + card, report)
         tracking.log_run(run.home, run_id, params=headline_settings(lineage))
-        made = registry.register_version(run.home, name, run_id, run.path(whole), whole, tags, card, beside)
+        made = registry.register_version(
+            run.home, name, run_id, run.path(whole), whole, tags, card, beside, below
+        )
         is_champion = _crown(run.home, made, verdict)
         tracking.log_run(run.home, run_id, tags={"model": name, "model_version": made.version})
     aliases = [registry.CHALLENGER] + ([registry.CHAMPION] if is_champion else [])
@@ -141,31 +147,31 @@ def _beside(run: StageRun, name: str, card: str, report: dict[str, Any]) -> Path
     return place
 
 
-def _lineage_tags(lineage: list[RunRecord]) -> dict[str, str]:
+def _addresses(lineage: list[RunRecord]) -> dict[str, str]:
     """The address of every artifact the version was made of, by stage."""
-    tags = {}
+    found = {}
     for record in lineage:
         stage, artifact = record.identity.stage, record.artifact
-        tags |= {
+        found |= {
             f"{stage}.run_key": record.run_key,
             f"{stage}.digest": artifact.digest,
             f"{stage}.uri": artifact.uri,
             f"{stage}.mlflow_run_id": artifact.mlflow_run_id,
         }
-    return tags
+    return found
 
 
-def _start_tags(home: Home, name: str, lineage: list[RunRecord]) -> dict[str, str]:
-    """The model whose training went on, by digest and, where the registry knows it, by version."""
+def _start(home: Home, name: str, lineage: list[RunRecord]) -> tuple[str, str]:
+    """The model whose training went on, by digest and, where the registry knows it, by version; else empty."""
     digest = next((r.identity.upstream[START] for r in lineage if START in r.identity.upstream), "")
     if not digest:
-        return {}
+        return "", ""
     known = [
         version.version
         for version in registry.all_versions(home)
         if version.name == name and version.tags.get("train.digest") == digest
     ]
-    return {"start.digest": digest, "start": f"version {known[0]}" if known else ""}
+    return digest, f"version {known[0]}" if known else ""
 
 
 def _verdict_tags(decision: GateDecision | None) -> dict[str, str]:
@@ -173,5 +179,4 @@ def _verdict_tags(decision: GateDecision | None) -> dict[str, str]:
         return {}
     against = decision.champion.version if decision.champion else ""
     reasons = "\n".join(decision.reasons)[:4000]
-    tags = {"gate.verdict": decision.verdict, "gate.reasons": reasons, "gate.champion": against}
-    return tags | {"gate.reevaluated.digest": decision.reevaluated}  # kept as long as the version is
+    return {"gate.verdict": decision.verdict, "gate.reasons": reasons, "gate.champion": against}

@@ -4,8 +4,9 @@ Three aliases: `challenger` is the newest version, `champion` the one to use, `p
 """
 
 import contextlib
+import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from tasks.home import Home
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+LINEAGE = "lineage"
+"""Tag with a JSON object of all a program wants of a version and nobody reads: digests, addresses, run keys.
+
+One tag, because MLflow's page of a model draws each as a chip: sixty of them made a version two screens high.
+"""
 MAX_DESCRIPTION = 5000
 """Characters of a version's description in MLflow's tables."""
 
@@ -29,7 +35,7 @@ class RegisteredVersion:
     Attributes:
         name: registered model.
         version: its number, as MLflow gives it.
-        tags: lineage: digests, run keys, dataset, commit.
+        tags: what MLflow's page shows (dataset, commit, verdict) and, merged under it, what `LINEAGE` holds.
     """
 
     name: str
@@ -80,6 +86,7 @@ def register_version(
     tags: dict[str, str],
     card: str,
     beside: Path | None = None,
+    lineage: dict[str, str] | None = None,
 ) -> RegisteredVersion:
     """Make a new version of `name` from a model directory logged to run `run_id`, alias `challenger`.
 
@@ -91,9 +98,10 @@ def register_version(
         run_id: run that holds the version's files.
         directory: the model's files.
         model: the model's artifact.
-        tags: lineage.
+        tags: what MLflow's page shows; `run_key` among them.
         card: what the version's page tells, in Markdown.
         beside: folder of further files for MLflow's copy alone: README.md, MLmodel and what that names.
+        lineage: what only programs read, kept in one tag.
     """
     client = tracking.client(home)
     tracking.log_files(home, run_id, directory, model)
@@ -101,8 +109,9 @@ def register_version(
         client.log_artifacts(run_id, str(beside), model.kind)
     with contextlib.suppress(Exception):  # exists already; a real trouble shows in the next call
         client.create_registered_model(name, description="Text-to-image models trained by Fluxline.")
-    tags = {"artifact_uri": model.uri, "artifact_digest": model.digest, **tags}
-    tags = {key: value for key, value in tags.items() if value}
+    below = {"artifact_uri": model.uri, "artifact_digest": model.digest, **(lineage or {})}
+    below = {key: value for key, value in sorted(below.items()) if value}
+    tags = {key: value for key, value in tags.items() if value} | {LINEAGE: json.dumps(below, indent=1)}
     made = _made_by(home, name, tags.get("run_key", ""))
     if made is None:
         source = f"{client.get_run(run_id).info.artifact_uri}/{model.kind}"
@@ -110,7 +119,7 @@ def register_version(
             name, source=source, run_id=run_id, tags=tags, description=_description(card)
         )
     client.set_registered_model_alias(name, CHALLENGER, str(made.version))
-    return RegisteredVersion(name, str(made.version), tags)
+    return RegisteredVersion(name, str(made.version), _merged(tags))
 
 
 def _description(card: str) -> str:
@@ -196,7 +205,7 @@ def all_versions(home: Home) -> list[StoredVersion]:
         StoredVersion(
             name=each.name,
             version=str(each.version),
-            tags=dict(each.tags),
+            tags=_merged(each.tags),
             aliases=tuple(a for a, v in aliased.get(each.name, {}).items() if str(v) == str(each.version)),
             created=each.creation_timestamp / 1000,
             run_id=each.run_id or "",
@@ -294,7 +303,11 @@ def git_commit() -> str:
 
 
 def _version(made: Any) -> RegisteredVersion:
-    return RegisteredVersion(made.name, str(made.version), dict(made.tags))
+    return RegisteredVersion(made.name, str(made.version), _merged(made.tags))
+
+
+def _merged(tags: Mapping[str, str]) -> dict[str, str]:
+    return {**json.loads(tags.get(LINEAGE, "{}")), **{key: tags[key] for key in tags if key != LINEAGE}}
 
 
 def _none_if_missing(ask: Callable[[], Any]) -> Any | None:

@@ -152,10 +152,18 @@ def test_a_registered_model_comes_back_from_the_store_or_from_mlflow(tracked, tm
     (tmp_path / "beside" / "README.md").write_text("# card")
     for expected in ("1", "2"):
         made = registry.register_version(
-            tracked, "shapes", run, store.path(ref), ref, {"dataset": "d"}, "# card", tmp_path / "beside"
-        )
-        assert made.version == expected
+            tracked, "shapes", run, store.path(ref), ref, {"dataset": "d"}, "# card", tmp_path / "beside",
+            {"train.digest": "e" * 64, "start": ""},
+        )  # fmt: skip
+        assert (made.version, made.tags["train.digest"]) == (expected, "e" * 64)
     found = registry.find_version(tracked, "shapes")
+    shown = tracking.client(tracked).get_model_version("shapes", "2").tags
+    assert set(shown) == {"dataset", registry.LINEAGE}  # MLflow's page draws each tag as a chip
+    assert registry.all_versions(tracked)[0].tags == found.tags == made.tags
+    registry.set_tags(tracked, found, {"train.digest": "f" * 64})
+    assert (
+        registry.find_version(tracked, "shapes").tags["train.digest"] == "f" * 64
+    )  # a tag of its own comes first
     assert (found.version, found.tags["dataset"], found.tags["artifact_digest"]) == ("2", "d", ref.digest)
     assert registry.newest_model_name(tracked) == "shapes"
     assert registry.model_directory(tracked, found) == store.path(ref)
