@@ -1,17 +1,19 @@
-"""Runs whose runner died: Prefect is told at once what nobody else can say, and they go on.
+"""Runs whose runner died: Prefect is told at once what nobody else can say, and they go on. And those it missed.
 
 Asked over HTTP: loading Prefect's client would double what an idle `fluxline up` holds in memory.
 """
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tasks.http_call import ask
 
+_NEVER_BEGUN = ("Scheduled", "Late")
 MAX_CRASHES = 3
 """A run that crashed as often as that stays Crashed: it would crash again."""
 _SECONDS = 30.0
-_RECENT = timedelta(days=1)
+_RECENT, _LAST_WORDS = timedelta(days=1), timedelta(minutes=1)
 _STATES = {
     "CANCELLING": ("CANCELLED", "Cancelled", "It was to be cancelled when its runner died."),
     "RUNNING": ("CRASHED", "Crashed", "Its runner died."),
@@ -35,35 +37,61 @@ def take_up_lost_runs(prefect_api: str) -> list[str]:
         if run["deployment_id"] is None or run["work_pool_name"] is not None:
             continue
         kind, name, message = _STATES[run["state_type"]]
-        state = {"type": kind, "name": name, "message": message}
-        ask(
-            f"{prefect_api}/flow_runs/{run['id']}/set_state",
-            {"state": state, "force": True},
-            seconds=_SECONDS,
-        )
+        _set(prefect_api, f"flow_runs/{run['id']}", kind, name, message)
         said.append(f"Run {run['name']} was {run['state_name']}: {message} It is {name} now.")
+    return said
+
+
+def skip_missed_runs(prefect_api: str) -> list[str]:
+    """Of the runs a schedule missed while nothing served, leave the newest to be made up for; return a line about each.
+
+    To be called while no runner serves. Three nights' evaluations at once say nothing that the last one does not.
+
+    Raises:
+        OSError: Prefect did not answer.
+    """
+    late = {
+        "state": {"type": {"any_": ["SCHEDULED"]}},
+        "expected_start_time": {"before_": _now().isoformat()},
+    }
+    asked = {"flow_runs": late, "sort": "EXPECTED_START_TIME_DESC", "limit": 200}
+    newest, said = set(), []
+    for run in ask(f"{prefect_api}/flow_runs/filter", asked, seconds=_SECONDS):
+        is_ours = run["deployment_id"] is not None and run["work_pool_name"] is None
+        if not is_ours or not run["auto_scheduled"] or run["state_name"] not in _NEVER_BEGUN:
+            continue
+        schedule = run["deployment_id"], json.dumps(run["parameters"], sort_keys=True)
+        if schedule not in newest:
+            newest.add(schedule)
+            continue
+        message = "It was missed while nothing served it; the next one of its schedule runs in its place."
+        _set(prefect_api, f"flow_runs/{run['id']}", "CANCELLED", "Missed", message)
+        said.append(f"Run {run['name']} of {run['expected_start_time'][:16].replace('T', ' ')}: {message}")
     return said
 
 
 def go_on_with_crashed_runs(prefect_api: str) -> list[str]:
     """Schedule the runs of our deployments again that crashed of late; return a line about each.
 
-    Their stages go on from their checkpoints, into the same MLflow runs. Runs of workers and of commands stay.
+    Their stages go on from their checkpoints, into the same MLflow runs. Runs of workers and of commands stay. The
+    tasks of a killed process, which Prefect would show as Running for ever, have Crashed with it.
 
     Raises:
         OSError: Prefect did not answer.
     """
-    since = (datetime.now(UTC) - _RECENT).isoformat()
+    since = (_now() - _RECENT).isoformat()
     asked: dict[str, Any] = {
         "flow_runs": {"state": {"type": {"any_": ["CRASHED"]}}, "end_time": {"after_": since}},
         "limit": 200,
     }
+    _end_tasks(prefect_api, _ended_of_late())
     said = []
     for run in ask(f"{prefect_api}/flow_runs/filter", asked, seconds=_SECONDS):
         is_ours = run["deployment_id"] is not None and run["work_pool_name"] is None
         if is_ours and _crashes(prefect_api, run) < MAX_CRASHES:
             message = "It crashed, and goes on from its checkpoints."
-            _set(prefect_api, run, "SCHEDULED", "AwaitingRetry", message)
+            _end_tasks(prefect_api, {"id": {"any_": [run["id"]]}})
+            _set(prefect_api, f"flow_runs/{run['id']}", "SCHEDULED", "AwaitingRetry", message)
             said.append(f"Run {run['name']}: {message}")
     return said
 
@@ -74,6 +102,28 @@ def _crashes(prefect_api: str, run: dict[str, Any]) -> int:
     return sum(state["type"] == "CRASHED" for state in states)
 
 
-def _set(prefect_api: str, run: dict[str, Any], kind: str, name: str, message: str) -> None:
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _ended_of_late() -> dict[str, Any]:
+    """Flow runs whose tasks ended, too; what they said last is known by now."""
+    now = _now()
+    span = {"after_": (now - _RECENT).isoformat(), "before_": (now - _LAST_WORDS).isoformat()}
+    return {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}, "end_time": span}
+
+
+def _end_tasks(prefect_api: str, flow_runs: dict[str, Any]) -> None:
+    """Have the unfinished task runs of these flow runs, whose processes are no more, be Crashed."""
+    asked = {
+        "flow_runs": flow_runs,
+        "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+        "limit": 200,
+    }
+    for task in ask(f"{prefect_api}/task_runs/filter", asked, seconds=_SECONDS):
+        _set(prefect_api, f"task_runs/{task['id']}", "CRASHED", "Crashed", "Its process died.")
+
+
+def _set(prefect_api: str, run: str, kind: str, name: str, message: str) -> None:
     body = {"state": {"type": kind, "name": name, "message": message}, "force": True}
-    ask(f"{prefect_api}/flow_runs/{run['id']}/set_state", body, seconds=_SECONDS)
+    ask(f"{prefect_api}/{run}/set_state", body, seconds=_SECONDS)

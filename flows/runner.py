@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 
-from flows.lost_runs import go_on_with_crashed_runs, take_up_lost_runs
+from flows.lost_runs import go_on_with_crashed_runs, skip_missed_runs, take_up_lost_runs
+from fluxmodel.stop_request import StopRequest
 from tasks.home import Home
 from tasks.launch import end_group, start_child, stop_group
 
@@ -33,7 +33,7 @@ class Runner:
         self._look_at = 0.0
         self.process, self._pipe = self._start()
 
-    def restart(self, stop: threading.Event) -> list[str]:
+    def restart(self, stop: StopRequest) -> list[str]:
         """Serve again after it died; return what is to be said of the runs it held."""
         self._end()
         said = [] if stop.is_set() else self._take_up()
@@ -56,7 +56,7 @@ class Runner:
 
     def _take_up(self) -> list[str]:
         try:
-            return take_up_lost_runs(self.prefect_api)
+            return [*take_up_lost_runs(self.prefect_api), *skip_missed_runs(self.prefect_api)]
         except (OSError, ValueError) as error:  # they stay for Prefect's automations to find
             return [f"Prefect did not say which runs were lost: {error}"]
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.ports import PortClaim, claim_port, listens
 from fluxmodel.errors import StageError
+from fluxmodel.stop_request import StopRequest
 from tasks.databases import mlflow_artifact_root, mlflow_database, prefect_database, require_database
 from tasks.home import Home
 from tasks.launch import end_group, start_child, stop_group
@@ -91,7 +91,7 @@ class Server:
         with self.log.open("ab") as sink, _environment(self._environment):
             return start_child(self._command, sink, threads=1)
 
-    def wait(self, stop: threading.Event | None = None) -> None:
+    def wait(self, stop: StopRequest | None = None) -> None:
         """Return when the server answers, or when `stop` is set.
 
         Raises:
@@ -110,7 +110,7 @@ class Server:
     def _is_up(self) -> bool:
         return answers(self.health) and listens(self.process.pid, self._claim.port)
 
-    def restart(self, stop: threading.Event) -> list[str]:
+    def restart(self, stop: StopRequest) -> list[str]:
         """Start the server again at the same address, after it died, and wait until it answers; nothing is to be said.
 
         Raises:

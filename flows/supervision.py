@@ -2,13 +2,13 @@
 
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from fluxmodel.errors import StageError
+from fluxmodel.stop_request import StopRequest
 
 MAX_RESTARTS = 5
 WINDOW_SECONDS = 600.0
@@ -22,7 +22,7 @@ class Part(Protocol):
     log: Path
     process: subprocess.Popen
 
-    def restart(self, stop: threading.Event) -> list[str]:
+    def restart(self, stop: StopRequest) -> list[str]:
         """Start it again where it was, wait until it answers, and return what else is to be said."""
         ...
 
@@ -40,7 +40,7 @@ class Supervisor:
         stop: set when everything is to end; nothing is waited for then.
     """
 
-    def __init__(self, parts: Sequence[Part], say: Callable[[str], None], stop: threading.Event):
+    def __init__(self, parts: Sequence[Part], say: Callable[[str], None], stop: StopRequest):
         self.parts, self.say, self.stop = parts, say, stop
         self._restarts: dict[str, list[float]] = {part.title: [] for part in parts}
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 from collections.abc import Sequence
 from functools import partial
 
@@ -20,6 +19,7 @@ from flows.servers import (
 )
 from flows.supervision import Supervisor
 from fluxmodel.errors import InputError
+from fluxmodel.stop_request import StopRequest
 from tasks.home import Home, open_home
 from tasks.presence import born
 
@@ -40,7 +40,7 @@ def serve_until_stopped() -> int:
             f"It is up already (process {found.pid}): {found.prefect_url} and {found.mlflow_url}."
         )
     set_environment(home)
-    stop = threading.Event()
+    stop = StopRequest()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
             signal.signal(number, lambda *_: stop.set())
@@ -59,7 +59,7 @@ def serve_until_stopped() -> int:
     return 0
 
 
-def _serve(home: Home, servers: list[Server], stop: threading.Event) -> None:
+def _serve(home: Home, servers: list[Server], stop: StopRequest) -> None:
     prefect, mlflow = servers
     os.environ |= {
         "PREFECT_API_URL": f"{prefect.url}/api",

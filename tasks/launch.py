@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from fluxmodel.errors import InputError, InterruptedRun, StageError
+from fluxmodel.stop_request import StopRequest
 from tasks.leases import AS_WE_ARE, Lease
 from tasks.spool import SpoolReader
 from tasks.usage import FILE as USAGE
 from tasks.usage import UsageSpool
 
-STOP = threading.Event()
+STOP = StopRequest()
 """Set when the whole run is to stop: every child is asked to save a checkpoint and leave."""
 
 POLL_SECONDS = 0.1

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from fluxmodel.data.procedural import ProceduralSource
 from fluxmodel.errors import FluxlineError, InputError, first_fault
 from fluxmodel.progress import seconds_spooled
+from fluxmodel.stop_request import StopRequest
 from fluxmodel.training_job import TrainingJob
 
 if TYPE_CHECKING:
@@ -74,25 +75,6 @@ def build_objective(job: TrainingJob) -> Objective:
     except ValidationError as error:
         where = "objective" if error.title.endswith("Settings") else "model"
         raise InputError(f"job for the {job.kind}: {where}.{first_fault(error)}") from error
-
-
-class StopRequest:
-    """Whether a stop was asked for.
-
-    Unlike threading.Event it takes no lock: a second signal may come while the handler of the first holds it, in the
-    same thread, which would then wait for itself for ever.
-    """
-
-    def __init__(self) -> None:
-        self._is_set = False
-
-    def set(self) -> None:
-        """Ask for a stop."""
-        self._is_set = True
-
-    def is_set(self) -> bool:
-        """Return whether it was asked for."""
-        return self._is_set
 
 
 def watch_for_stop() -> StopRequest:

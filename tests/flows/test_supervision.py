@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.lost_runs import MAX_CRASHES, go_on_with_crashed_runs, take_up_lost_runs
+from flows.lost_runs import MAX_CRASHES, go_on_with_crashed_runs, skip_missed_runs, take_up_lost_runs
 from flows.supervision import MAX_RESTARTS, Supervisor
 from fluxmodel.errors import StageError
+from fluxmodel.stop_request import StopRequest
 
 
 class Fragile:
@@ -18,9 +19,9 @@ class Fragile:
 
     def __init__(self, code: str):
         self.title, self.log, self.code, self.starts = "fragile server", Path("fragile.log"), code, 0
-        self.restart(threading.Event())
+        self.restart(StopRequest())
 
-    def restart(self, stop: threading.Event) -> list[str]:
+    def restart(self, stop: StopRequest) -> list[str]:
         self.process = subprocess.Popen([sys.executable, "-c", self.code])
         self.starts += 1
         return [] if self.starts == 1 else [f"start {self.starts}"]
@@ -32,7 +33,7 @@ class Fragile:
 def test_what_ends_by_itself_is_started_again_and_said():
     said: list[str] = []
     part = Fragile("import time; time.sleep(60)")
-    supervisor = Supervisor([part], said.append, threading.Event())
+    supervisor = Supervisor([part], said.append, StopRequest())
     supervisor.look()
     assert (part.starts, said) == (1, [])
     part.process.kill()
@@ -52,7 +53,7 @@ def test_what_ends_by_itself_is_started_again_and_said():
 def test_what_ends_again_and_again_ends_loudly():
     said: list[str] = []
     part = Fragile("raise SystemExit(3)")
-    supervisor = Supervisor([part], said.append, threading.Event())
+    supervisor = Supervisor([part], said.append, StopRequest())
     for _ in range(MAX_RESTARTS):
         part.process.wait()
         supervisor.look()
@@ -69,7 +70,7 @@ def test_a_guard_tells_its_programs_signal():
     part = Fragile(f"raise SystemExit({128 + signal.SIGTERM})")
     said: list[str] = []
     part.process.wait()
-    Supervisor([part], said.append, threading.Event()).look()
+    Supervisor([part], said.append, StopRequest()).look()
     part.process.wait()
     assert "was ended by SIGTERM" in said[0]
 
@@ -87,10 +88,19 @@ def prefect():
             if self.path == "/api/flow_runs/filter":
                 kinds = body["flow_runs"]["state"]["type"]["any_"]
                 told = [run for run in self.runs if run["state_type"] in kinds]
+            elif self.path == "/api/task_runs/filter":
+                told = [{"id": name} for name in self.tasks_of(body["flow_runs"])]
             else:
                 self.states[self.path.split("/")[-2]] = body["state"]["name"]
                 told = {}
             self.answer(told)
+
+        def tasks_of(self, flow_runs):
+            """Each run has one unfinished task, named after it."""
+            named = flow_runs.get("id", {}).get("any_")
+            kinds = flow_runs.get("state", {}).get("type", {}).get("any_")
+            found = [run for run in self.runs if named is None or run["id"] in named]
+            return [f"task-of-{run['id']}" for run in found if kinds is None or run["state_type"] in kinds]
 
         def do_GET(self):
             name = self.path.split("flow_run_id=")[1]
@@ -145,4 +155,31 @@ def test_a_crashed_run_goes_on_until_it_crashes_too_often(prefect):
         run("works", "RUNNING"),
     ]
     assert go_on_with_crashed_runs(api) == ["Run first: It crashed, and goes on from its checkpoints."]
-    assert answer.states == {"first": "AwaitingRetry"}
+    assert answer.states["first"] == "AwaitingRetry"
+    tasks = {name: state for name, state in answer.states.items() if name.startswith("task-of-")}
+    assert tasks == {f"task-of-{name}": "Crashed" for name in ("first", "often", "command")}
+
+
+def test_of_the_runs_a_schedule_missed_the_newest_is_made_up_for(prefect):
+    answer, api = prefect
+
+    def missed(name: str, day: int, **about) -> dict:
+        known = {
+            "auto_scheduled": True,
+            "parameters": {},
+            "expected_start_time": f"2026-01-{day:02d}T02:00:00Z",
+        }
+        return run(name, "SCHEDULED") | known | about
+
+    answer.runs = [  # as Prefect gives them: the newest first
+        missed("newest", 9, state_name="Late"),
+        missed("other-data", 8, parameters={"data": "photos"}),
+        missed("older", 8, state_name="Late"),
+        missed("by-hand", 7, auto_scheduled=False),
+        missed("worker", 7, work_pool_name="gpu"),
+        missed("goes-on", 7, state_name="AwaitingRetry"),
+        missed("oldest", 6),
+    ]
+    said = skip_missed_runs(api)
+    assert answer.states == {"older": "Missed", "oldest": "Missed"}
+    assert said[0].startswith("Run older of 2026-01-08 02:00: It was missed")

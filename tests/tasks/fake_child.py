@@ -13,11 +13,13 @@ import threading
 import time
 from pathlib import Path
 
+from fluxmodel.stop_request import StopRequest
+
 
 def main() -> int:
     job = json.loads(Path(sys.argv[1]).read_text())
     output = Path(job["output"])
-    stop = threading.Event()
+    stop = StopRequest()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if "FLUXLINE_PARENT_PIPE" in os.environ:
         pipe = int(os.environ["FLUXLINE_PARENT_PIPE"])
