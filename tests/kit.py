@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -41,6 +44,21 @@ def loaded_after(code: str, modules: tuple[str, ...]) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.rsplit("loaded:", 1)[1].split()
+
+
+def wait_until(
+    condition: Callable[[], T],
+    what: str = "a condition of the test",
+    seconds: float = 300,
+    pause: float = 0.02,
+) -> T:
+    """Return what `condition` gives once that is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not so after {seconds:.0f} s: {what}")
+        time.sleep(pause)
+    return found
 
 
 def require_external(found: Path | None, name: str) -> Path:

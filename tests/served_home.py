@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,19 +21,11 @@ import psutil
 from tasks.home import Home
 from tasks.run_key import RunBook
 from tasks.spool import SpoolReader
+from tests.kit import wait_until
 
 PATIENCE = 600.0
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 CHILDREN = ("fluxmodel.training", "tasks.call")
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """Wait for a condition and return what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: it did not come to pass within {seconds:.0f} s"
-        time.sleep(0.1)
-    return found
 
 
 @dataclass
@@ -141,7 +133,7 @@ class ServedHome:
     def end_of(self, run: str) -> str:
         """Wait until a flow run has ended for good; return its state's type (a crash is not the end, see `up`)."""
         ends = [each for each in ENDED if each != "CRASHED"]
-        wait_until(lambda: self.state(run)[0] in ends, f"the end of {run}; {self.said.read_text()}")
+        wait_until(lambda: self.state(run)[0] in ends, f"the end of {run}; {self.said.read_text()}", PATIENCE)
         kind, message = self.state(run)
         return kind if kind == "COMPLETED" else f"{kind}: {message}"
 

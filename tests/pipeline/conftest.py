@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -107,19 +106,6 @@ def forget() -> Forget:
 def ran() -> Callable[[dict[str, dict]], list[str]]:
     """Name the stages that were not reused."""
     return lambda stages: [name for name, stage in stages.items() if not stage["reused"]]
-
-
-@pytest.fixture
-def wait_for() -> Callable[[Callable[[], object]], None]:
-    """Wait until a condition holds."""
-
-    def call(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 300
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come to pass"
-            time.sleep(0.01)
-
-    return call
 
 
 @pytest.fixture

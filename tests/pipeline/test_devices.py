@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tasks.leases import limit_name
+from tests.kit import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -132,17 +133,10 @@ def stages(home: Path, mode: str, until: Path, **environment: str) -> Iterator[s
 def watcher() -> Iterator[Watcher]:
     watching = Watcher(Path(os.environ["FLUXLINE_LOCKS"]))
     watching.start()
-    wait_for(lambda: bool(watching.looks))
+    wait_until(lambda: bool(watching.looks))
     yield watching
     watching.over.set()
     watching.join()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def tell(process: subprocess.Popen[str], text: str) -> None:
@@ -191,13 +185,13 @@ def test_four_stages_of_two_projects_share_two_devices(tmp_path, watcher):
         watcher.parents += [one.pid, other.pid]
         for seed, process in enumerate((one, other, other, one)):
             tell(process, str(seed))
-            wait_for(lambda seed=seed: watcher.busy() + len(watcher.looks[-1].waiting) == seed + 1)
+            wait_until(lambda seed=seed: watcher.busy() + len(watcher.looks[-1].waiting) == seed + 1)
         came = watcher.looks[-1].waiting
         assert (watcher.busy(), len(came)) == (2, 2)
         all_came.touch()
         finish(one)
         finish(other)
-    wait_for(lambda: not watcher.looks[-1].locked)
+    wait_until(lambda: not watcher.looks[-1].locked)
     assert [len(turn) for turn in turns(watcher)] == [2, 2]
     assert (
         mean_taken(watcher) > 1.7
@@ -217,7 +211,7 @@ def test_prefects_limit_shows_what_the_locks_decide(tmp_path, watcher, prefect_u
     with api, stages(tmp_path / "home", "flow", all_came, **given) as process:
         watcher.parents.append(process.pid)
         tell(process, "0 1 2 3")
-        wait_for(lambda: (watcher.busy(), len(watcher.looks[-1].waiting)) == (2, 2))
+        wait_until(lambda: (watcher.busy(), len(watcher.looks[-1].waiting)) == (2, 2))
         assert active() == 2
         all_came.touch()
         while process.poll() is None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tasks.spool import SpoolReader
-from tests.served_home import CHILDREN, ServedHome, spooled, wait_until
+from tests.kit import wait_until
+from tests.served_home import CHILDREN, ServedHome, spooled
 
 pytestmark = [
     pytest.mark.unproven,

@@ -10,6 +10,7 @@ from PIL import Image
 from fluxmodel.data.captioning import NO_CAPTIONER
 from tasks import registry
 from tasks.home import Home
+from tests.kit import wait_until
 
 COLORS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 220), "yellow": (230, 210, 40)}
 
@@ -49,9 +50,7 @@ def style(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_folder_is_learned_and_then_a_style_of_a_folder(
-    finished, ran, folder, style, tmp_path, wait_for, kill_tree
-):
+def test_a_folder_is_learned_and_then_a_style_of_a_folder(finished, ran, folder, style, tmp_path, kill_tree):
     command = type(finished[0])(tmp_path / "home", finished[0].environment)
     stages, outcome, err = command.pipeline("--data", str(folder), "--name", "patches")
     assert set(finished[1]) - set(stages) == {
@@ -83,7 +82,7 @@ def test_a_folder_is_learned_and_then_a_style_of_a_folder(
 
     (moved / "001.txt").write_text("a green patch indeed")
     process, artifacts = command.start("run", "--preset", "smoke", *asked), command.home / "artifacts"
-    wait_for(lambda: process.poll() is not None or len([*(artifacts / "dataset").glob("[!.]*")]) == 2)
+    wait_until(lambda: process.poll() is not None or len([*(artifacts / "dataset").glob("[!.]*")]) == 2)
     kill_tree(process)
     why, _ = command.run("why", "curate", "--json")
     assert why["stages"][0]["reason"].startswith("re-ran because source.fingerprint changed")

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.kit import wait_until
 from tests.tiny_pipelines import save_pipeline
 
 pytestmark = [
@@ -91,11 +92,11 @@ def test_bad_usage_is_one_sentence(finished, tmp_path, arguments, said):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_nothing(finished, tmp_path, wait_for, number):
+def test_interrupted_it_leaves_nothing(finished, tmp_path, number):
     command = finished[0]
     out = tmp_path / "stopped"
     process = command.start("evaluate", "champion", "--num-images", "3000", "--out", str(out))
-    wait_for(lambda: list((command.home / "work").glob("judge-*/output/metrics.jsonl")))
+    wait_until(lambda: list((command.home / "work").glob("judge-*/output/metrics.jsonl")))
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     _, err = process.communicate(timeout=120)

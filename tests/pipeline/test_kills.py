@@ -11,6 +11,7 @@ import pytest
 
 from tasks import tracking
 from tasks.home import Home
+from tests.kit import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +40,7 @@ class Moment:
         return bool(self.began()) and not self.end.exists()
 
 
-def test_killed_once_in_every_stage_the_run_ends_as_if_undisturbed(finished, tmp_path, kill_tree, wait_for):
+def test_killed_once_in_every_stage_the_run_ends_as_if_undisturbed(finished, tmp_path, kill_tree):
     """Kill a fresh run whenever it first comes to one of the moments, until it ends by itself.
 
     Training stages die after their first checkpoint, the others after their first report. Gate and register take
@@ -48,7 +49,7 @@ def test_killed_once_in_every_stage_the_run_ends_as_if_undisturbed(finished, tmp
     undisturbed = finished[1]
     command = type(finished[0])(tmp_path / "home", finished[0].environment)
     remaining, lives = moments(command, undisturbed), []
-    while (process := run_until(command, remaining, wait_for)).poll() is None:
+    while (process := run_until(command, remaining)).poll() is None:
         lives.append([name for name, moment in remaining.items() if moment.is_now()])
         kill_tree(process)
         remaining = {name: moment for name, moment in remaining.items() if name not in lives[-1]}
@@ -64,10 +65,10 @@ def test_killed_once_in_every_stage_the_run_ends_as_if_undisturbed(finished, tmp
     assert all(stage["reused"] for stage in again.values())
 
 
-def run_until(command, remaining: dict[str, Moment], wait_for):
+def run_until(command, remaining: dict[str, Moment]):
     """Start the run; return its process when it has ended or one of the moments has come."""
     process = command.start("run", "--preset", "smoke", "--json")
-    wait_for(lambda: process.poll() is not None or any(moment.is_now() for moment in remaining.values()))
+    wait_until(lambda: process.poll() is not None or any(moment.is_now() for moment in remaining.values()))
     return process
 
 

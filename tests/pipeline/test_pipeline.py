@@ -6,6 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.kit import wait_until
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # MLflow, SQLAlchemy and Prefect warn of their own deprecations
@@ -95,11 +97,11 @@ def test_a_changed_evaluation_setting_runs_only_evaluation_and_after(again, ran)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_saves_a_checkpoint_and_goes_on(again, finished, forget, wait_for, ending):
+def test_interrupted_it_saves_a_checkpoint_and_goes_on(again, finished, forget, ending):
     stages = finished[1]
     forget(again, stages, "train")
     process = again.start("run", "--preset", "smoke")
-    wait_for((again.work(stages["train"]) / "output" / "metrics.jsonl").exists)
+    wait_until((again.work(stages["train"]) / "output" / "metrics.jsonl").exists)
     process.send_signal(ending)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err

@@ -10,6 +10,7 @@ import pytest
 from tasks import registry, tracking
 from tasks.gate_history import gates_spent
 from tasks.home import Home
+from tests.kit import wait_until
 from tests.pipeline.conftest import Command
 from tests.postgres_cluster import PASSWORD, Cluster, running_cluster
 
@@ -24,10 +25,17 @@ NAME = "fluxline-smoke"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     pytest.importorskip("psycopg")
-    before = {process.pid for process in psutil.process_iter() if process.name() == "postgres"}
+    before = set(_servers())
     with running_cluster() as made:
         yield made
-    assert {p.pid for p in psutil.process_iter() if p.name() == "postgres"} <= before
+    wait_until(lambda: set(_servers()) <= before, "PostgreSQL's processes end", 30)
+
+
+def _servers() -> list[psutil.Process]:
+    """Every process of PostgreSQL; one that ended and only waits for its parent to ask is none."""
+    ended = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    found = psutil.process_iter(["name", "status"])
+    return [each for each in found if each.info["name"] == "postgres" and each.info["status"] not in ended]
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +106,11 @@ def test_a_wrong_address_is_one_sentence(verb, wrong, cluster, tmp_path):
     assert PASSWORD not in err
 
 
-def test_up_serves_from_postgresql_and_a_backup_comes_back_into_other_databases(
-    cluster, ran_there, wait_for, tmp_path
-):
+def test_up_serves_from_postgresql_and_a_backup_comes_back_into_other_databases(cluster, ran_there, tmp_path):
     command, stages = ran_there
     process = command.start("up")
     try:
-        wait_for(lambda: (command.home / "servers.json").exists() or process.poll() is not None)
+        wait_until(lambda: (command.home / "servers.json").exists() or process.poll() is not None)
         assert process.poll() is None
         for member in [*psutil.Process(process.pid).children(recursive=True)]:
             assert PASSWORD not in " ".join(member.cmdline())

@@ -6,7 +6,6 @@ The four tests share one `fluxline up` over a copy of a finished run, so the mod
 import json
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.kit import wait_until
 from tests.pipeline.conftest import Command
 
 pytestmark = [
@@ -32,15 +32,6 @@ CLICK_SECONDS = 120
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
-def patiently(look: Callable[[], Any], what: str) -> Any:
-    """Return the first true answer of `look`."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"it did not come to pass: {what}"
-        time.sleep(0.2)
-    return found
-
-
 class Up:
     """`fluxline up` as a person runs it, with the eyes of its two programming interfaces."""
 
@@ -48,12 +39,12 @@ class Up:
         self.home = command.home
         self.process = command.start("up")
         place = self.home / "servers.json"
-        patiently(lambda: place.is_file() or self.process.poll() is not None, "servers")
+        wait_until(lambda: place.is_file() or self.process.poll() is not None, "servers")
         assert self.process.poll() is None, self.process.communicate()
         found = json.loads(place.read_text())
         self.prefect, self.mlflow = f"{found['prefect_url']}/v2", found["mlflow_url"]
         self.api = httpx.Client(base_url=f"{found['prefect_url']}/api/", timeout=60)
-        patiently(lambda: self.deployment("approve").get("status") == "READY", "deployments")
+        wait_until(lambda: self.deployment("approve").get("status") == "READY", "deployments")
 
     def deployment(self, name: str) -> dict[str, Any]:
         reply = self.api.get(f"deployments/name/{name}/{name}")
@@ -69,7 +60,7 @@ class Up:
 
     def ended(self, number: str) -> str:
         """Wait until a run has ended; return how, by the name of its state."""
-        patiently(lambda: self.run(number)["state_type"] in ENDED, "end of a run")
+        wait_until(lambda: self.run(number)["state_type"] in ENDED, "end of a run", PATIENCE)
         return self.run(number)["state_name"]
 
     def versions(self, name: str) -> dict[str, list[str]]:
@@ -224,7 +215,7 @@ def test_a_schedule_makes_two_runs_by_itself(up, page):
         def by_themselves() -> list[dict[str, Any]]:
             return [run for run in up.runs("retrain") if run["id"] not in known and run["auto_scheduled"]]
 
-        patiently(lambda: len(by_themselves()) >= 2, "two runs by themselves")
+        wait_until(lambda: len(by_themselves()) >= 2, "two runs by themselves", PATIENCE)
         toggle.click()
         assert {up.ended(run["id"]) for run in by_themselves()[-2:]} == {"Completed"}
 
@@ -242,7 +233,7 @@ def test_a_run_is_cancelled_by_its_button_and_saves_its_checkpoint(up, page):
             long = [job.parent for job in jobs if '"steps": 1000000' in job.read_text()]
             return [work for work in long if (work / "output" / "checkpoints").is_dir()]
 
-        (work,) = patiently(training, "training")
+        (work,) = wait_until(training, "training", PATIENCE)
         shown.get_by_role("button", name="Open menu").first.click()
         shown.get_by_role("menuitem", name="Cancel", exact=True).click()
         shown.get_by_role("alertdialog").get_by_role("button", name="Cancel Flow Run").click()
@@ -267,7 +258,7 @@ def test_a_promotion_is_approved_in_the_browser(up, page):
         field(shown, "needs_approval").click()
         assert up.ended(submit(shown)) == "Completed"
         assert "champion" not in up.versions("asked")["1"]
-        waiting = patiently(
+        waiting = wait_until(
             lambda: [run["id"] for run in up.runs("approve") if run["state_type"] == "PAUSED"], "the question"
         )
         (number,) = waiting  # the run asked by itself, and once

@@ -6,8 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from fluxmodel.errors import InputError
 from tasks import drift
 from tasks.announce import announce
 from tasks.home import Home
-from tests.kit import ROOT
+from tests.kit import ROOT, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -120,13 +119,6 @@ def inbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
     yield f"http://127.0.0.1:{stub.server_port}/hook", came
     stub.shutdown()
     stub.server_close()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def end_run(flow: Any, parameters: dict[str, Any], name: str, state: Any) -> UUID:

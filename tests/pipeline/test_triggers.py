@@ -6,8 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -22,7 +21,7 @@ from tasks.announce import announce
 from tasks.dataset_watch import announce_change, look
 from tasks.drift import announce_drift
 from tasks.home import Home
-from tests.kit import ROOT
+from tests.kit import ROOT, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,20 +64,15 @@ class Operations:
         return self.ask("POST", "/flow_runs/filter", **found)
 
     def wait(self, run_id: str, states: tuple[str, ...]) -> dict[str, Any]:
-        until(lambda: self.run(run_id)["state_name"] in (*states, "Crashed", "Failed"), f"{run_id} {states}")
+        wait_until(
+            lambda: self.run(run_id)["state_name"] in (*states, "Crashed", "Failed"), f"{run_id} {states}"
+        )
         found = self.run(run_id)
         assert found["state_name"] in states, found["state"]
         return found
 
     def resume(self, run_id: str, **given: Any) -> dict[str, Any]:
         return self.ask("POST", f"/flow_runs/{run_id}/resume", run_input=given)
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come to pass: {what}"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +123,7 @@ def waiting(operations: Operations) -> dict[str, str]:
         version = registry.find_version(home, NAME, str(number))
         registry.set_tags(home, version, tags)
         promotion.ask_approval(home, version, ["Shown better."])
-    until(lambda: is_deployed(operations, approval.DEPLOYMENT), "approve is deployed")
+    wait_until(lambda: is_deployed(operations, approval.DEPLOYMENT), "approve is deployed")
     said = [approval.request(home, NAME, version) for version in ("2", "3", "4", "2")]
     runs = dict(zip("234", (each.rsplit("/", 1)[1] for each in said), strict=False))
     assert said[3] == said[0]  # asked again: the same run
@@ -149,7 +143,7 @@ def is_deployed(operations: Operations, name: str) -> bool:
 
 
 def test_while_a_person_is_waited_for_nothing_is_held(operations, waiting):
-    until(lambda: not operations.runner.children(recursive=True), "the runs' processes are gone")
+    wait_until(lambda: not operations.runner.children(recursive=True), "the runs' processes are gone")
     limit = operations.ask("GET", f"/deployments/name/{approval.DEPLOYMENT}")["global_concurrency_limit"]
     assert (limit["limit"], limit["active_slots"]) == (3, 0)
     asked = operations.run(waiting["2"])
@@ -244,14 +238,14 @@ def test_a_folder_that_changed_starts_one_retraining_with_what_was_asked(operati
     shutil.copytree(home.watches, tmp_path / "before")
     assert look(home, str(folder), 0, tell).state == "changed"
     assert look(home, str(folder), 0, tell).state == "same"
-    until(lambda: operations.runs_of("retrain"), "the automation started retrain")
+    wait_until(lambda: operations.runs_of("retrain"), "the automation started retrain")
     (started,) = operations.runs_of("retrain")
     assert started["parameters"] == asked | {"data": str(folder)}
     assert [type(started["parameters"][name]) for name in ("train_steps", "needs_approval")] == [int, bool]
 
     shutil.rmtree(home.watches)  # cut off between telling and noting: the server knows the event already
     shutil.copytree(tmp_path / "before", home.watches)
-    until(lambda: look(home, str(folder), 0, tell).state == "changed", "looked again")
+    wait_until(lambda: look(home, str(folder), 0, tell).state == "changed", "looked again")
     assert told in (
         [True, False],
         [True, True],
@@ -260,7 +254,7 @@ def test_a_folder_that_changed_starts_one_retraining_with_what_was_asked(operati
     announce("fluxline.champion.drifted", "x 1", drifted, asked | {"data": ""})  # its automation is off
     (folder / "c.png").write_text("c")
     look(home, str(folder), 0, tell)
-    until(lambda: len(operations.runs_of("retrain")) > 1, "the second change started retrain")
+    wait_until(lambda: len(operations.runs_of("retrain")) > 1, "the second change started retrain")
     assert (
         len(operations.runs_of("retrain")) == 2
     )  # neither the double nor the drift did, although they came earlier
@@ -283,7 +277,7 @@ def test_a_drift_starts_a_retraining_where_a_person_switched_it_on(operations, d
                   ci_high=0.6, n=9, promoted=0.8, promoted_low=0.7, promoted_high=0.9)  # fmt: skip
     monkeypatch.setattr(tracking, "client", lambda _: FakeRegistry())
     assert announce_drift(operations.home, version, night, asked | {"data": ""})
-    until(lambda: len(operations.runs_of("retrain")) == before + 1, "the automation started retrain")
+    wait_until(lambda: len(operations.runs_of("retrain")) == before + 1, "the automation started retrain")
     newest = max(operations.runs_of("retrain"), key=lambda run: run["created"])
     assert newest["parameters"] == asked | {"data": ""}
 

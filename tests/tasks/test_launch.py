@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -12,6 +11,7 @@ import pytest
 
 from fluxmodel.errors import InputError, InterruptedRun, StageError
 from tasks.launch import STOP, child_environment, end_group, run_child
+from tests.kit import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def test_child_that_hangs_is_stopped(tmp_path, monkeypatch, limit):
 def test_what_a_child_leaves_behind_is_ended(tmp_path):
     launch(tmp_path, orphan=True)
     orphan = int((tmp_path / "output" / "orphan").read_text())
-    assert _wait_for(lambda: not _runs(orphan))
+    assert wait_until(lambda: not _runs(orphan))
 
 
 def test_stop_saves_a_checkpoint_and_the_next_run_ends_the_same(tmp_path):
@@ -79,11 +79,11 @@ def test_child_dies_with_a_killed_parent(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    _wait_for((tmp_path / "output" / "checkpoint.json").exists)
+    wait_until((tmp_path / "output" / "checkpoint.json").exists)
     child = psutil.Process(parent.pid).children()[0]
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    assert _wait_for(lambda: not _runs(child.pid))
+    assert wait_until(lambda: not _runs(child.pid))
 
 
 def test_children_are_quiet_and_have_their_threads():
@@ -97,15 +97,6 @@ def _runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _wait_for(condition, seconds: float = 15.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    pytest.fail("it did not come to pass")
 
 
 def test_a_training_child_that_hangs_does_not_outlive_its_parent_for_long():
@@ -145,4 +136,4 @@ def test_what_a_dead_leader_left_behind_is_ended(tmp_path):
     leader.stdout.close()
     assert _runs(orphan)
     end_group(leader, grace=5.0)
-    assert _wait_for(lambda: not _runs(orphan))
+    assert wait_until(lambda: not _runs(orphan))

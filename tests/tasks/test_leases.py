@@ -17,6 +17,7 @@ from tasks import device_locks, prefect_limit
 from tasks.device_locks import is_locked, locks_folder
 from tasks.launch import start_child, stop_group
 from tasks.leases import KINDS, Asker, Need, holders, lease, lease_kind, limit_name, refuse_beyond, waiting
+from tests.kit import wait_until
 
 ROOT = Path(__file__).parents[2]
 ONE, TWO = Need(1), Need(2)
@@ -43,15 +44,6 @@ def queue() -> list[str]:
     return [each["stage"] for each in device_locks.read_queue(locks_folder())]
 
 
-def wait_for(condition, seconds: float = 60.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    pytest.fail("it did not come to pass")
-
-
 class Waiter:
     """A thread that waits for devices, notes when it has them, and keeps them until it is told."""
 
@@ -60,7 +52,7 @@ class Waiter:
         self.thread = threading.Thread(target=self._run, args=(order, stage, need, priority))
         before = len(queue())
         self.thread.start()
-        wait_for(lambda: len(queue()) > before or stage in order)
+        wait_until(lambda: len(queue()) > before or stage in order)
 
     def _run(self, order, stage, need, priority):
         try:
@@ -214,12 +206,12 @@ def test_a_device_is_taken_while_a_child_lives_even_when_its_parent_was_killed(m
             if mode == "guarded":
                 psutil.Process(child).kill()
             assert locked() == [f"gpu-{device}"]
-            wait_for(lambda: [(h.resource, h.pid) for h in holders(home)] == [("gpu-0", program.pid)])
+            wait_until(lambda: [(h.resource, h.pid) for h in holders(home)] == [("gpu-0", program.pid)])
             with pytest.raises(InterruptedRun), take(need=TWO, stop=lambda: True):
                 pass
         finally:
             program.kill()
-        wait_for(lambda: locked() == [])
+        wait_until(lambda: locked() == [])
     with take(need=TWO):
         pass
 
@@ -264,14 +256,14 @@ def test_first_come_is_first_served_across_processes():
             others = []
             for n in range(3):
                 others.append(stack.enter_context(process("brief", f"stage-{n}", 2)))
-                wait_for(lambda n=n: len(queue()) == n + 1)
+                wait_until(lambda n=n: len(queue()) == n + 1)
             mine = Waiter(order, "mine", TWO)
             assert queue() == ["stage-0", "stage-1", "stage-2", "mine"]
         for n, other in enumerate(others):
             said(other)
             assert queue() == [f"stage-{m}" for m in range(n + 1, 3)] + ["mine"]
             other.communicate("")
-        wait_for(lambda: order == ["mine"])
+        wait_until(lambda: order == ["mine"])
         mine.end()
 
 
@@ -285,9 +277,9 @@ def test_who_wants_two_is_not_passed_by_for_ever():
         time.sleep(0.2)  # ten looks: the free device is kept for who came first
         assert (order, queue()) == ([], ["both", "one"])
         second.close()
-        wait_for(lambda: order == ["both"])
+        wait_until(lambda: order == ["both"])
         both.end()
-        wait_for(lambda: order == ["both", "one"])
+        wait_until(lambda: order == ["both", "one"])
         one.end()
 
 
@@ -296,7 +288,7 @@ def test_what_the_first_in_the_queue_cannot_use_is_not_kept_for_it(monkeypatch):
     order: list[str] = []
     with take(need=Need(1, 80)):
         large, small = Waiter(order, "large", Need(1, 80)), Waiter(order, "small")
-        wait_for(lambda: order == ["small"])
+        wait_until(lambda: order == ["small"])
         small.end()
     large.end()
     assert order == ["small", "large"]
@@ -324,12 +316,12 @@ def test_the_dead_and_the_suspended_hold_nobody_up(monkeypatch):
     order: list[str] = []
     with process("brief", "killed", 2) as killed, process("brief", "suspended", 2) as suspended:
         with take(need=TWO):
-            wait_for(lambda: {"killed", "suspended"} == set(queue()))
+            wait_until(lambda: {"killed", "suspended"} == set(queue()))
             suspended.send_signal(signal.SIGSTOP)
             killed.kill()
             killed.wait()
             mine = Waiter(order, "mine", TWO)
-        wait_for(lambda: order == ["mine"])
+        wait_until(lambda: order == ["mine"])
         assert queue() == ["suspended"]  # it keeps its place
         mine.end()
         suspended.send_signal(signal.SIGCONT)

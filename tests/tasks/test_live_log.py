@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.live_log import MOST_LINES, LiveLog
+from tests.kit import wait_until
 
 
 @pytest.fixture
@@ -29,21 +30,14 @@ def add(path: Path, text: str) -> None:
         stream.write(text)
 
 
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_every_printed_line_is_passed_on_while_the_child_works_and_half_ones_when_whole(work):
     said: list[str] = []
     with LiveLog(work, said.append, every=0.02):
         add(work / "log.txt", "loading\nhalf a ")
-        wait_for(lambda: "loading" in said)
+        wait_until(lambda: "loading" in said)
         assert not any("half" in line for line in said)
         add(work / "log.txt", "line\n")
-        wait_for(lambda: "half a line" in said)
+        wait_until(lambda: "half a line" in said)
         add(work / "log.txt", "the last words, without an end")
     assert said == ["loading", "half a line", "the last words, without an end"]
 
@@ -70,7 +64,7 @@ def test_a_later_child_of_the_stage_is_followed_too(work):
     with LiveLog(work, said.append, every=0.02):
         (work / "pairs" / "output").mkdir(parents=True)
         add(work / "pairs" / "log.txt", "drawing pairs\n")
-        wait_for(lambda: "drawing pairs" in said)
+        wait_until(lambda: "drawing pairs" in said)
     assert said == ["drawing pairs"]
 
 
@@ -91,5 +85,5 @@ def test_a_log_that_cannot_be_read_stops_nobody(work):
         (work / "log.txt").unlink()
         (work / "log.txt").mkdir()
         report(work, range(5, 9))
-        wait_for(lambda: said)
+        wait_until(lambda: said)
     assert said[-1].startswith("8/100 (8 %)")

@@ -1,5 +1,4 @@
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -16,6 +15,7 @@ from tasks.resources import RESOURCES, Resources, slots
 from tasks.seat import Seat, need_of
 from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext, StageRun
+from tests.kit import wait_until
 
 
 class Settings(BaseModel):
@@ -54,13 +54,6 @@ def do(home, name: str, settings: Settings, seen: list[str] | None = None) -> li
     return seen
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(
     ("stage", "settings", "seen"),
     [
@@ -96,7 +89,9 @@ def test_two_runs_of_one_key_hold_one_device_between_them(home):
     threads = [threading.Thread(target=do, args=(home, "train", settings, mine)) for mine in seen]
     for thread in threads:
         thread.start()
-        wait_for(lambda: [each.stage for each in holders(home)] == ["train", "train"])  # a device and a core
+        wait_until(
+            lambda: [each.stage for each in holders(home)] == ["train", "train"]
+        )  # a device and a core
     assert waiting(home) == []
     for thread in threads:
         thread.join(60)
@@ -123,7 +118,7 @@ def test_who_waits_for_a_device_keeps_no_core_from_others(home, monkeypatch):
     thread = threading.Thread(target=late)
     with lease(Need(2), Asker("other")):
         thread.start()
-        wait_for(lambda: len(waiting(home)) == 1)
+        wait_until(lambda: len(waiting(home)) == 1)
         with slots(home.root / "slots", 1, Resources(), lambda: False):  # at once, or we wait for each other
             assert got == ["a core"]
     thread.join(60)

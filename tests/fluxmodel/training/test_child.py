@@ -19,7 +19,7 @@ from fluxmodel.training.loop import Trained, train
 from fluxmodel.training.parallel import World
 from fluxmodel.weights import load_mmdit
 from tests.fluxmodel.training.tiny_jobs import tiny_job
-from tests.kit import ROOT, run_python
+from tests.kit import ROOT, run_python, wait_until
 
 PATIENCE_SECONDS = 120
 
@@ -67,13 +67,6 @@ def steps_done(output: Path) -> int:
         return max(json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines())
     except (OSError, ValueError):
         return 0
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the child did not get there"
-        time.sleep(0.01)
 
 
 def finished_in_process(job, root: Path) -> dict[str, bytes]:
