@@ -61,11 +61,17 @@ def _caption(
     run: StageRun, dataset: ArtifactRef, captioner: ArtifactRef | None, own: OwnCaptioner | None
 ) -> Outcome:
     directory = str(run.path(captioner)) if captioner is not None else own.directory if own else None
+    given = {
+        "dataset": str(run.path(dataset)),
+        "captioner": directory,
+        "settings": {"prompt": own.prompt if own else None},
+    }
+    shards = run.map("fluxmodel.data.captioning:caption_shard", **given) if directory else []
     final = run.call(
         "fluxmodel.data.captioning:caption_dataset",
-        dataset=str(run.path(dataset)),
-        captioner=directory,
-        settings={"prompt": own.prompt if own else None},
+        computes=not shards,
+        shards=[str(shard) for shard in shards],
+        **given,
     )
     _, metrics = read_card(final)
     reason = read_json(final / "captions.json").get("provenance", {}).get("reason")

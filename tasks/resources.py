@@ -34,7 +34,8 @@ class Resources:
         yields_seconds: how long a stage that is not on the longest chain leaves a free slot to others.
         gpus: devices it takes on a machine that has some (a job's own wish wins); 0 is a stage of the CPU.
         gpu_memory_gb: memory each of them must have in all; 0 is any (a job's own wish wins).
-        asks_late: whether it takes them only when a child needs them: it often ends without one.
+        asks_late: whether it takes them only when a child needs them: it often ends without one, or its shards take
+            those of a cluster.
     """
 
     cpus: int = 1
@@ -52,7 +53,7 @@ RESOURCES = {
     "prepare-autoencoder": Resources(priority=0, gpus=1),
     "curate": Resources(timeout_seconds=24 * HOUR, priority=1),
     "prepare-captioner": Resources(priority=1, yields_seconds=0.2, gpus=1),
-    "caption": Resources(timeout_seconds=7 * 24 * HOUR, priority=1, gpus=1),
+    "caption": Resources(timeout_seconds=7 * 24 * HOUR, priority=1, gpus=1, asks_late=True),
     "encode": Resources(timeout_seconds=24 * HOUR, priority=1, gpus=1),
     "train": Resources(timeout_seconds=14 * 24 * HOUR, priority=1, gpus=1),
     "rectify": Resources(timeout_seconds=7 * 24 * HOUR, priority=2, gpus=1),

@@ -1,5 +1,6 @@
 """One attempt at a stage: where it works, how it starts a child, what it gives back."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,13 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.home import Home
 from tasks.launch import run_child
-from tasks.leases import AS_WE_ARE, Lease
+from tasks.leases import AS_WE_ARE, ON_THE_CPU, Lease
 from tasks.links import TaskLinks
 from tasks.progress import board
 from tasks.resources import Resources
 from tasks.run_key import StageIdentity
 
 PROGRESS_SECONDS = 5.0
+CLUSTER = "FLUXLINE_RAY"
+"""The Ray cluster on which stages map over shards: host:port, ray://host:10001, or `local` for one of the run's own."""
+FINISHED = "finished"
 
 
 class RunContext(BaseModel):
@@ -85,29 +89,42 @@ class StageRun:
         """Run `python -m module job.json` to its end; return the directory it left."""
         return self._child(module, job, self.work, world_size)
 
-    def call(self, function: str, place: str = "", again: bool = True, **arguments: Any) -> Path:
+    def call(
+        self, function: str, place: str = "", again: bool = True, computes: bool = True, **arguments: Any
+    ) -> Path:
         """Run the library function `module:name` in a child; return the directory it filled.
 
         Args:
             function: what to call; its argument `output` is the directory to fill.
             place: sub-folder of `work` to use, where the stage has a training child as well.
             again: whether to call it anew where an earlier attempt at the stage has finished the call.
+            computes: whether it may want a device.
             arguments: its other arguments, JSON only.
         """
         work = self.work / place
-        final, finished = work / "output" / "final", work / "finished"
-        if finished.exists() and final.is_dir() and not again:
-            return final
-        finished.unlink(missing_ok=True)
-        shutil.rmtree(final, ignore_errors=True)  # such a call starts over
-        final.mkdir(parents=True)
-        arguments = {**arguments, "output": str(final)}
-        job = {"function": function, "arguments": arguments, "output": str(work / "output")}
-        done = self._child("tasks.call", job, work)
-        finished.touch()
+        job = fresh_call(work, function, arguments, again)
+        if job is None:
+            return work / "output" / "final"
+        done = self._child("tasks.call", job, work, lease=None if computes else ON_THE_CPU)
+        (work / FINISHED).touch()
         return done
 
-    def _child(self, module: str, job: dict[str, Any], work: Path, world_size: int = 1) -> Path:
+    def map(self, function: str, **arguments: Any) -> list[Path]:
+        """Run the library function `module:name` in shards on the Ray cluster, see `tasks.shards`; [] without one.
+
+        Args:
+            function: gets `shard` and `num_shards` beside `output`, the directory to fill.
+            arguments: its other arguments, JSON only.
+        """
+        if not os.environ.get(CLUSTER, "").strip():
+            return []
+        from tasks.shards import map_shards
+
+        return map_shards(self, function, arguments)
+
+    def _child(
+        self, module: str, job: dict[str, Any], work: Path, world_size: int = 1, lease: Lease | None = None
+    ) -> Path:
         return run_child(
             module,
             job,
@@ -116,7 +133,7 @@ class StageRun:
             world_size=world_size,
             timeout_seconds=self.resources.timeout_seconds,
             progress=self.progress,
-            lease=self.lease(),
+            lease=self.lease() if lease is None else lease,
         )
 
     def progress(self, done: int, total: int, message: str = "") -> None:
@@ -125,3 +142,18 @@ class StageRun:
         if time.monotonic() - self._shown > PROGRESS_SECONDS:
             self._shown = time.monotonic()
             self.links.show_progress(done, total)
+
+
+def fresh_call(work: Path, function: str, arguments: dict[str, Any], again: bool) -> dict[str, Any] | None:
+    """Return the job of `tasks.call` for a folder made ready; None where the call is finished and not wanted again."""
+    final, finished = work / "output" / "final", work / FINISHED
+    if finished.exists() and final.is_dir() and not again:
+        return None
+    finished.unlink(missing_ok=True)
+    shutil.rmtree(final, ignore_errors=True)  # such a call starts over
+    final.mkdir(parents=True)
+    return {
+        "function": function,
+        "arguments": {**arguments, "output": str(final)},
+        "output": str(work / "output"),
+    }

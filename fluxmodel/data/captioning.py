@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from fluxmodel.data.caption_report import caption_report, held_out_scenes
+from fluxmodel.data.caption_report import HeldOutScenes, caption_report, held_out_scenes
 from fluxmodel.data.caption_scores import shortened
 from fluxmodel.data.curated_dataset import SPLITS, CuratedDataset
 from fluxmodel.data.procedural import LEVELS, Level, Scene, parse_caption
@@ -27,7 +27,8 @@ from fluxmodel.progress import Progress, silent
 if TYPE_CHECKING:
     import numpy as np
 
-ROWS, REPORT, CARD = "captions.parquet", "captions.json", "card.json"
+ROWS, REPORT, CARD, SHARD = "captions.parquet", "captions.json", "card.json", "written.json"
+_UNSEEN = "unseen pairs"
 TRUE_KINDS = ("detailed", "short")
 """Kinds in which a drawn scene describes itself."""
 DERIVED = "derived"
@@ -80,6 +81,7 @@ def caption_dataset(
     output: str | Path,
     settings: CaptionSettings = DEFAULTS,
     progress: Progress = silent,
+    shards: Sequence[str | Path] = (),
 ) -> dict[str, float]:
     """Caption both splits of a curated dataset into the existing directory `output`.
 
@@ -89,45 +91,153 @@ def caption_dataset(
         output: receives captions.parquet, captions.json (scores, errors, examples) and card.json (numbers alone).
         settings: how.
         progress: told after every batch.
+        shards: directories that `caption_shard` wrote, all of them: the captions are taken from there, and are the
+            same to the last digit, since a shard is made of whole batches.
 
     Returns:
         The numbers of card.json: `f1` of the captioner, `alt_f1` of the alt texts, `flagged`, ...
+
+    Raises:
+        ArtifactError: `dataset` is no curated dataset, or a batch is in none of the shards.
+        InputError: `captioner` is no captioner.
+    """
+    source = CuratedDataset(dataset)
+    level = level_of(source)
+    writer: _Pen | _Shards | None = None
+    if captioner is not None:
+        writer = _Shards(shards) if shards else _Pen(captioner, settings)
+    labels = _Labels(writer, captioner, level, settings)
+    unseen = held_out_scenes(level, settings.num_held_out) if writer and level else None
+    rows = [row for split in SPLITS for row in _originals(source, split)]
+    if writer is not None:
+        for batch, written in _written(writer, _batches(source, unseen, settings.batch_size), progress):
+            if unseen is not None and batch.part == _UNSEEN:
+                unseen.written.extend(written)
+                continue
+            for own, text in zip(batch.ids, written, strict=True):
+                rows += labels.rows(own, batch.part, text)
+    rows.sort(key=lambda row: SPLITS.index(row.split))  # a split's own captions, then what was written of it
+    write_rows(rows, Path(output) / ROWS)
+    report = caption_report(source, rows, unseen, labels.provenance)
+    (Path(output) / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    card = {"kind": "captions", "metrics": report["metrics"]}
+    (Path(output) / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    total = sum(source.num(split) for split in SPLITS) + (len(unseen.scenes) if unseen else 0)
+    progress(total, total, "captioned")
+    return report["metrics"]
+
+
+def caption_shard(
+    dataset: str | Path,
+    captioner: str | Path,
+    output: str | Path,
+    shard: int,
+    num_shards: int,
+    settings: CaptionSettings = DEFAULTS,
+    progress: Progress = silent,
+) -> None:
+    """Write what the captioner says of every `num_shards`-th batch from batch `shard` on, as written.json in `output`.
 
     Raises:
         ArtifactError: `dataset` is no curated dataset.
         InputError: `captioner` is no captioner.
     """
     source = CuratedDataset(dataset)
-    writer = None if captioner is None else Captioner.from_directory(captioner, settings.prompt)
     level = level_of(source)
-    labels = _Labels(writer, captioner, level, settings)
-    unseen = held_out_scenes(level, settings.num_held_out) if writer and level else None
-    total = sum(source.num(split) for split in SPLITS) + (len(unseen.scenes) if unseen else 0)
-    rows: list[CaptionRow] = []
-    done = 0
-    for split in SPLITS:
-        rows += _originals(source, split)
-        if writer is None:
-            continue
-        pixels = source.pixels(split)
-        for ids, written in _captioned(writer, pixels, source.ids(split), settings.batch_size):
-            for own, text in zip(ids, written, strict=True):
-                rows += labels.rows(own, split, text)
-            done += len(ids)
-            progress(done, total, "captioning images")
-    if writer and unseen:
-        names = [str(i) for i in range(len(unseen.scenes))]
-        for ids, written in _captioned(writer, unseen.pixels, names, settings.batch_size):
-            unseen.written.extend(written)
-            done += len(ids)
-            progress(done, total, "captioning unseen pairs")
-    write_rows(rows, Path(output) / ROWS)
-    report = caption_report(source, rows, unseen, labels.provenance)
-    (Path(output) / REPORT).write_text(json.dumps(report, indent=1) + "\n")
-    card = {"kind": "captions", "metrics": report["metrics"]}
-    (Path(output) / CARD).write_text(json.dumps(card, indent=2) + "\n")
-    progress(total, total, "captioned")
-    return report["metrics"]
+    pen = _Pen(captioner, settings)
+    unseen = held_out_scenes(level, settings.num_held_out) if level else None
+    batches = _batches(source, unseen, settings.batch_size)[shard::num_shards]
+    said = {batch.number: written for batch, written in _written(pen, batches, progress)}
+    told = {"captioner": pen.name, "prompt_hash": pen.prompt_hash, "prompt": pen.text, "batches": said}
+    (Path(output) / SHARD).write_text(json.dumps(told) + "\n")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images captioned at once: `part` is their split, or the scenes with unseen pairs; pixels [n, h, w, 3]."""
+
+    number: int
+    part: str
+    ids: Sequence[str]
+    pixels: np.ndarray
+
+
+def _batches(source: CuratedDataset, unseen: HeldOutScenes | None, size: int) -> list[_Batch]:
+    parts = [(split, source.ids(split), source.pixels(split)) for split in SPLITS]
+    if unseen is not None:
+        parts.append((_UNSEEN, [str(number) for number in range(len(unseen.scenes))], unseen.pixels))
+    pieces = [
+        (part, ids[start : start + size], pixels[start : start + size])
+        for part, ids, pixels in parts
+        for start in range(0, len(ids), size)
+    ]
+    return [_Batch(number, *piece) for number, piece in enumerate(pieces)]
+
+
+def _written(
+    writer: _Pen | _Shards, batches: Sequence[_Batch], progress: Progress
+) -> Iterator[tuple[_Batch, list[Written]]]:
+    done, total = 0, sum(len(batch.ids) for batch in batches)
+    for batch in batches:
+        yield batch, writer.write(batch)
+        done += len(batch.ids)
+        progress(done, total, "captioning images" if batch.part in SPLITS else f"captioning {batch.part}")
+
+
+class _Pen:
+    """A captioner at work."""
+
+    def __init__(self, directory: str | Path, settings: CaptionSettings):
+        self._captioner, self._batch_size = (
+            Captioner.from_directory(directory, settings.prompt),
+            settings.batch_size,
+        )
+        self.name, self.prompt_hash, self.text = (
+            self._captioner.name,
+            self._captioner.prompt_hash,
+            self._captioner.text,
+        )
+
+    def write(self, batch: _Batch) -> list[Written]:
+        """Caption a batch."""
+        return self._captioner.caption(torch.from_numpy(batch.pixels).permute(0, 3, 1, 2), self._batch_size)
+
+
+class _Shards:
+    """What captioners wrote elsewhere.
+
+    Raises:
+        ArtifactError: a directory holds no shard.
+    """
+
+    def __init__(self, directories: Sequence[str | Path]):
+        self._batches: dict[int, list[Written]] = {}
+        for directory in directories:
+            try:
+                told = json.loads((Path(directory) / SHARD).read_text())
+                self.name, self.prompt_hash, self.text = (
+                    told[k] for k in ("captioner", "prompt_hash", "prompt")
+                )
+                for number, written in told["batches"].items():
+                    self._batches[int(number)] = [Written(*each) for each in written]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ArtifactError(
+                    f"{directory}: no shard of captions there ({error}); caption again."
+                ) from error
+
+    def write(self, batch: _Batch) -> list[Written]:
+        """Return what was written of a batch.
+
+        Raises:
+            ArtifactError: it is in no shard.
+        """
+        written = self._batches.get(batch.number, [])
+        if len(written) != len(batch.ids):
+            raise ArtifactError(
+                f"The shards hold {len(written)} captions of batch {batch.number}, which has {len(batch.ids)} images; "
+                "caption again."
+            )
+        return written
 
 
 class _Labels:
@@ -135,7 +245,7 @@ class _Labels:
 
     def __init__(
         self,
-        writer: Captioner | None,
+        writer: _Pen | _Shards | None,
         directory: str | Path | None,
         level: Level | None,
         settings: CaptionSettings,
@@ -255,14 +365,6 @@ def _originals(source: CuratedDataset, split: str) -> Iterator[CaptionRow]:
         for caption in captions:
             if scene is None or caption.kind not in TRUE_KINDS:
                 yield CaptionRow(own, split, caption.text, caption.kind, caption.model)
-
-
-def _captioned(
-    writer: Captioner, pixels: np.ndarray, ids: Sequence[str], batch_size: int
-) -> Iterator[tuple[Sequence[str], list[Written]]]:
-    for start in range(0, len(ids), batch_size):
-        images = torch.from_numpy(pixels[start : start + batch_size]).permute(0, 3, 1, 2)
-        yield ids[start : start + batch_size], writer.caption(images, batch_size)
 
 
 def _parses(text: str, level: Level) -> bool:

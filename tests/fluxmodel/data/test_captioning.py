@@ -13,6 +13,7 @@ from fluxmodel.data.captioning import (
     CaptionRow,
     CaptionSettings,
     caption_dataset,
+    caption_shard,
     read_rows,
     trainable_captions,
     write_rows,
@@ -165,6 +166,25 @@ def test_a_folder_is_captioned_by_a_model_of_the_users_own(folder, captioner, tm
     assert UNPARSABLE not in report["flags"]
     assert "f1" not in metrics
     assert all(e["truth"] is None and e["original"].startswith("a photo") for e in report["examples"])
+
+
+@pytest.mark.parametrize("num_shards", [1, 3, 9])
+def test_shards_give_the_same_bytes_as_one_process(scenes, captioner, tmp_path, num_shards):
+    captioned(scenes, captioner, tmp_path / "whole", batch_size=4)
+    settings = SETTINGS.model_copy(update={"batch_size": 4})
+    places = [tmp_path / str(number) for number in range(num_shards)]
+    for number, place in enumerate(places):
+        place.mkdir()
+        caption_shard(scenes, captioner, place, number, num_shards, settings)
+    (tmp_path / "merged").mkdir()
+    caption_dataset(scenes, captioner, tmp_path / "merged", settings, shards=places)
+    for name in ("captions.parquet", "captions.json", "card.json"):
+        assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    if num_shards > 1:
+        with pytest.raises(ArtifactError, match="The shards hold 0 captions of batch 1, which has 4 images"):
+            caption_dataset(scenes, captioner, tmp_path, settings, shards=places[:1])
+    with pytest.raises(ArtifactError, match="no shard of captions there"):
+        caption_dataset(scenes, captioner, tmp_path, settings, shards=[tmp_path])
 
 
 def test_progress_counts_every_image(scenes, captioner, oracle, tmp_path):
