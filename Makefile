@@ -1,5 +1,6 @@
 # Every target sets itself up: the first one to run builds .venv. `make` alone lists them.
-# PYTHON=python3.12 chooses the interpreter .venv is built with; ARGS="..." is handed on to the command.
+# PYTHON=python3.12 chooses the interpreter .venv is built with, EXTRAS=dev,ray what is installed beside Fluxline;
+# ARGS="..." is handed on to the command.
 
 THIS := $(lastword $(MAKEFILE_LIST))
 ifneq ($(THIS),Makefile)
@@ -16,6 +17,7 @@ SHELL := /bin/bash
 .PHONY: help demo test test-slow test-unproven check bench up clean .venv
 
 PYTHON ?= python3
+EXTRAS ?= dev
 BIN := .venv/bin
 # -qq keeps pip's errors and drops its warnings about the machine's own configuration.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -73,7 +75,7 @@ clean: ## remove .venv, caches and build leftovers; results in .fluxline stay
 	  { echo "Fluxline needs Python 3.11 or newer; say which: make PYTHON=python3.11 ..." >&2; exit 2; }
 	@$(BIN)/python -c '' 2>/dev/null || { echo "building .venv (minutes, once)"; $(PYTHON) -m venv --clear .venv; }
 	@$(PIP) install torch -c constraints.txt
-	@$(PIP) install -e '.[dev]' -c constraints.txt
+	@$(PIP) install -e '.[$(EXTRAS)]' -c constraints.txt
 	@touch $@
 
 endif

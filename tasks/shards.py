@@ -10,8 +10,9 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -24,9 +25,6 @@ from tasks.leases import KIND, Asker, Need, lease
 from tasks.resources import worth_retrying
 from tasks.spool import SpoolReader
 from tasks.stage_run import CLUSTER, FINISHED, StageRun, fresh_call
-
-if TYPE_CHECKING:
-    from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
 
 COUNT = "FLUXLINE_SHARDS"
 """How many shards; by default as many as the cluster has GPUs, or for a stage of the CPU as it has cores for them."""
@@ -116,8 +114,7 @@ def _mapped(run_key: str) -> list[str]:
 
 def _map(run_key: str) -> list[str]:
     """Submit the shards and watch them; a plain function, for Prefect sends the flow along with each of its tasks."""
-    from prefect_ray.context import remote_options
-
+    remote_options = import_module("prefect_ray.context").remote_options
     run, function, arguments = _AT_WORK[run_key]
     jobs = _jobs(run, function, arguments)
     with remote_options(num_cpus=jobs[0].threads, num_gpus=jobs[0].gpus):
@@ -127,9 +124,7 @@ def _map(run_key: str) -> list[str]:
 
 
 def _jobs(run: StageRun, function: str, arguments: dict[str, Any]) -> list[ShardJob]:
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in import_module("ray").nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     threads = min(run.threads, max(int(node.get("CPU", 1)) for node in nodes))
     each = 1 if run.resources.gpus and gpus else 0
@@ -160,14 +155,13 @@ def num_shards(room: int) -> int:
     return int(said)
 
 
-def _watch(run: StageRun, jobs: Sequence[ShardJob], futures: "Sequence[PrefectRayFuture[str]]") -> None:
+def _watch(run: StageRun, jobs: Sequence[ShardJob], futures: Sequence[Any]) -> None:
     """Return when all shards are done, showing how far they are together.
 
     Raises:
         InterruptedRun: the run is to stop; the shards were asked to.
     """
-    import ray
-
+    ray = import_module("ray")
     spools = [SpoolReader(Path(job.work) / "output" / "metrics.jsonl") for job in jobs]
     reached = {job.number: (0, 0) for job in jobs}
     by_ref = {future.wrapped_future: future for future in futures}
@@ -213,7 +207,7 @@ def _reach(address: str) -> None:
         raise StageError(f"{where}; start it, or correct or unset {CLUSTER}.") from error
 
 
-def _runner(address: str) -> "RayTaskRunner":
+def _runner(address: str) -> Any:
     """Return Prefect's task runner for the cluster at an address.
 
     Raises:
@@ -221,13 +215,12 @@ def _runner(address: str) -> "RayTaskRunner":
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray  # noqa: F401
-        from prefect_ray.task_runners import RayTaskRunner
+        runner = import_module("prefect_ray.task_runners").RayTaskRunner
     except ImportError as error:
         raise InputError(
             f"{CLUSTER} is set, and Ray is not installed; pip install 'fluxline[ray]', or unset {CLUSTER}."
         ) from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
-        return RayTaskRunner(init_kwargs=quiet | {"include_dashboard": False})
-    return RayTaskRunner(address=address, init_kwargs=quiet)
+        return runner(init_kwargs=quiet | {"include_dashboard": False})
+    return runner(address=address, init_kwargs=quiet)

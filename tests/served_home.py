@@ -104,14 +104,14 @@ class ServedHome:
     def ask(self, path: str, body: Any = None, server: str = "") -> Any:
         """Ask Prefect's API (or `server`'s), which may be away for a while."""
 
-        def answer() -> list[Any] | None:
+        def answer() -> list[Any]:
             with suppress(httpx.TransportError), httpx.Client(trust_env=False, timeout=30) as client:
                 url = (server or f"{self.prefect}/api") + path
                 reply = client.get(url) if body is None else client.post(url, json=body)
                 if reply.status_code < 500:
                     assert reply.is_success, reply.text
                     return [reply.json()]
-            return None
+            return []
 
         return wait_until(answer, path)[0]
 

@@ -69,7 +69,9 @@ def lose_power(home: ServedHome) -> None:
     """Kill all there is, and come back: what was lost goes on by itself."""
     home.kill_everything()
     assert (home.home / "servers.json").exists()  # nobody was there to remove it
-    wait_until(lambda: home.held() == [], "no lock is held by the dead", 10)  # they let go a moment after they vanish
+    wait_until(
+        lambda: home.held() == [], "no lock is held by the dead", 10
+    )  # they let go a moment after they vanish
     home.start()
 
 
