@@ -71,17 +71,16 @@ def _register(
     parts = {"model": model, "evaluation": evaluation, "decision": decision, "dataset": dataset, "lora": lora}
     lineage = RunBook(run.home).lineage([part.digest for part in parts.values() if part is not None])
     verdict = read_decision(run.home, decision) if decision is not None else None
-    tags = {"run_key": run.identity.run_key, "git_commit": registry.git_commit(), "dataset": data_of(lineage)}
-    tags |= _verdict_tags(verdict)
+    tags = _verdict_tags(verdict)
     below = {f"{part}.digest": ref.digest for part, ref in parts.items() if ref is not None}
     below |= _addresses(lineage)
     if verdict is not None:
         below["gate.reevaluated.digest"] = verdict.reevaluated  # kept as long as the version is
     whole, lora_name = _compose(run, model, lora)
-    tags["lora.name"] = lora_name
     with registry.answering(run.home):
-        start, tags["start"] = _start(run.home, name, lineage)
-        below["start.digest"] = start
+        below["start.digest"], start = _start(run.home, name, lineage)
+        tags |= {"lora.name": lora_name, "dataset": data_of(lineage), "start": start}
+        tags |= {"git_commit": registry.git_commit(), "run_key": run.identity.run_key}
         run_id = run.mlflow_run()
         report = read_json(judged / "evaluation.json")
         card = model_card(name, lineage, report, verdict, lora_name)
