@@ -23,6 +23,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectExcep
 from prefect.settings import get_current_settings
 
 from deployments.catalogue import CATALOGUE, POOL, Deployed, Timetable
+from flows.environment import SURVIVAL
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,12 @@ def apply_one(client: SyncPrefectClient, deployed: Deployed, pool: str, switch_o
     try:
         known = client.read_deployment_by_name(f"{deployed.name}/{deployed.name}")
     except ObjectNotFound:
+        wanted.job_variables = job_variables(pool, {})
         number = wanted.apply(work_pool_name=pool or None)
         assert isinstance(number, UUID)
         changes = ["created"]
     else:
+        wanted.job_variables = job_variables(pool, known.job_variables or {})
         number, changes = known.id, list(_differences(wanted, known))
         if changes:
             wanted.model_fields_set.discard("schedules")
@@ -88,6 +91,16 @@ def runner_deployment(deployed: Deployed) -> RunnerDeployment:
     )
 
 
+def job_variables(pool: str, known: dict[str, Any]) -> dict[str, Any]:
+    """Return what a deployment tells its work pool: what a worker's runs need to live, and what a person set.
+
+    Args:
+        pool: work pool; empty where `fluxline up` serves it, whose runs have its own environment.
+        known: as the deployment has them now; of two values of one variable a person's stays.
+    """
+    return {**known, "env": {**SURVIVAL, **(known.get("env") or {})}} if pool else known
+
+
 def _differences(wanted: RunnerDeployment, known: Any) -> Iterator[str]:
     limit = known.global_concurrency_limit
     options = known.concurrency_options
@@ -104,6 +117,7 @@ def _differences(wanted: RunnerDeployment, known: Any) -> Iterator[str]:
         "limit": (wanted.concurrency_limit, limit.limit if limit else None),
         "what waits": (wanted.concurrency_options, options),
         "work pool": (wanted.work_pool_name, known.work_pool_name),
+        "job variables": (wanted.job_variables, known.job_variables or {}),
     }
     for what, (asked, found) in pairs.items():
         if asked != found:

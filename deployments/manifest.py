@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from deployments.catalogue import CATALOGUE, POOL, Deployed
+from flows.environment import SURVIVAL
 
 FILE = Path(__file__).with_name("prefect.yaml")
 _HEAD = """\
@@ -29,7 +30,7 @@ def _entry(deployed: Deployed) -> dict[str, Any]:
         "description": deployed.said,
         "tags": list(deployed.tags),
         "enforce_parameter_schema": True,
-        "work_pool": {"name": POOL},
+        "work_pool": {"name": POOL, "job_variables": {"env": dict(SURVIVAL)}},
     }
     if deployed.limit:
         entry["concurrency_limit"] = {"limit": deployed.limit, "collision_strategy": "ENQUEUE"}
