@@ -1,9 +1,11 @@
 """`fluxline up`: Prefect's and MLflow's servers and the served deployments, until one Ctrl-C stops them all."""
 
+import fcntl
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from flows.environment import set_environment
@@ -35,10 +37,34 @@ def serve_until_stopped() -> int:
         StageError: a part of it ended again and again.
     """
     home = open_home().make()
-    if found := running_servers(home):
-        raise InputError(
-            f"It is up already (process {found.pid}): {found.prefect_url} and {found.mlflow_url}."
-        )
+    with only_one_up(home):
+        return _start_and_serve(home)
+
+
+@contextmanager
+def only_one_up(home: Home) -> Iterator[None]:
+    """Keep every other `fluxline up` out of the home while the body runs, from before its first server starts.
+
+    Raises:
+        InputError: it is up already.
+    """
+    place = home.root / "locks" / "up"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            found = running_servers(home)
+            where = (
+                f" (process {found.pid}): {found.prefect_url} and {found.mlflow_url}"
+                if found
+                else ", or starting"
+            )
+            raise InputError(f"It is up already{where}.") from None
+        yield
+
+
+def _start_and_serve(home: Home) -> int:
     set_environment(home)
     stop = StopRequest()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -46,7 +72,8 @@ def serve_until_stopped() -> int:
             signal.signal(number, lambda *_: stop.set())
     servers: list[Server] = []
     try:
-        servers = [start_prefect(home, is_short_lived=False), start_mlflow(home)]
+        for start in (partial(start_prefect, is_short_lived=False), start_mlflow):
+            servers.append(start(home))  # one by one: where the second does not start, the first is stopped
         for server in servers:
             server.wait(stop)
         if not stop.is_set():
