@@ -1,5 +1,7 @@
 """The configuration of the pipeline: one class for the command's flags, Prefect's form and MLflow's parameters."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.gate_settings import GateSettings
@@ -7,7 +9,22 @@ from fluxmodel.errors import InputError
 from fluxmodel.presets import PRESETS
 from fluxmodel.training_job import Precision
 
-PRESET_NAMES = list(PRESETS)
+PresetName = Annotated[
+    str,
+    Field(
+        description="Named size; it says whatever is left at 0 or empty below.",
+        json_schema_extra={"enum": [*PRESETS]},
+    ),
+]
+Data = Annotated[
+    str,
+    Field(
+        description="Data: procedural:shapes?level=...&n=...&seed=..., or a folder; empty takes the preset's."
+    ),
+]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Steps = Annotated[int, Field(ge=0, le=10_000_000)]
+ModelName = Annotated[str, Field(max_length=200)]
 
 
 class PipelineConfig(BaseModel):
@@ -15,19 +32,12 @@ class PipelineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: str = Field(
-        default="demo",
-        description="Named size; it says whatever is left at 0 or empty below.",
-        json_schema_extra={"enum": [*PRESET_NAMES]},
-    )
-    data: str = Field(
-        default="",
-        description="Data: procedural:shapes?level=...&n=...&seed=..., or a folder; empty takes the preset's.",
-    )
-    seed: int = Field(default=0, ge=0, description="Seed of the base model's training.")
-    name: str = Field(default="", description="Name of the registered model; default fluxline-PRESET.")
-    train_steps: int = Field(
-        default=0, ge=0, description="Optimizer steps of the base model; 0 takes the preset's."
+    preset: PresetName = "demo"
+    data: Data = ""
+    seed: Seed = Field(default=0, description="Seed of the base model's training.")
+    name: ModelName = Field(default="", description="Name of the registered model; default fluxline-PRESET.")
+    train_steps: Steps = Field(
+        default=0, description="Optimizer steps of the base model; 0 takes the preset's."
     )
     guidance: float = Field(
         default=0.0, ge=0, description="Guidance the model is judged at, above 1; 0 takes the preset's."

@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.chain import Chain
-from flows.config import PRESET_NAMES, PipelineConfig
+from flows.config import ModelName, PipelineConfig, PresetName, Seed, Steps
 from flows.form import form
 from flows.outcome import finish, wait_for_all
 from flows.pipeline import RUNNER
@@ -31,11 +31,7 @@ class LoraConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: str = Field(
-        default="demo",
-        description="Named size of the model; it says whatever is left at 0 or empty below.",
-        json_schema_extra={"enum": [*PRESET_NAMES]},
-    )
+    preset: PresetName = "demo"
     style: str = Field(
         default="",
         description="Folder of 10 to 20 captioned images, or style:NAME?n=16&seed=0; empty takes the preset's style.",
@@ -48,11 +44,9 @@ class LoraConfig(BaseModel):
         default="champion", min_length=1, description="Version to teach: champion, challenger or a number."
     )
     rank: int = Field(default=0, ge=0, le=256, description="Rank of the LoRA; 0 takes the preset's.")
-    steps: int = Field(default=0, ge=0, le=1_000_000, description="Optimizer steps; 0 takes the preset's.")
-    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of the training.")
-    name: str = Field(
-        default="", max_length=200, description="Registered model to teach; empty is fluxline-PRESET."
-    )
+    steps: Steps = Field(default=0, description="Optimizer steps; 0 takes the preset's.")
+    seed: Seed = Field(default=0, description="Seed of the training.")
+    name: ModelName = Field(default="", description="Registered model to teach; empty is fluxline-PRESET.")
 
 
 def _words(given: dict[str, Any]) -> dict[str, Any]:

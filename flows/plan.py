@@ -11,6 +11,7 @@ from fluxmodel.presets import PRESETS, Preset
 from fluxmodel.training_job import PairSettings, TrainingJob
 from tasks.artifacts import ArtifactRef
 from tasks.caption import OwnCaptioner, identify_captioner
+from tasks.cluster import check_cluster
 from tasks.curate import DataSource, identify_source
 from tasks.finetune import StyleSource, look_at_style
 from tasks.leases import Need, refuse_beyond
@@ -62,6 +63,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         refuse_beyond(self.needs())  # now, not in its third hour
+        check_cluster()
 
     def needs(self) -> dict[str, Need]:
         """Return the GPUs each stage asks for, where there are any."""

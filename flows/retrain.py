@@ -6,7 +6,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.gate_settings import GateSettings
-from flows.config import PRESET_NAMES, PipelineConfig
+from flows.config import Data, ModelName, PipelineConfig, PresetName, Seed, Steps
 from flows.form import form
 from flows.pipeline import RUNNER, run_chain
 from flows.plan import go_on_from, make_plan
@@ -21,37 +21,25 @@ class RetrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: str = Field(
-        default="demo",
-        description="Named size; it says whatever is left at 0 or empty below.",
-        json_schema_extra={"enum": [*PRESET_NAMES]},
-    )
-    data: str = Field(
-        default="",
-        description="Data: procedural:shapes?level=...&n=...&seed=..., or a folder; empty takes the preset's.",
-    )
+    preset: PresetName = "demo"
+    data: Data = ""
     start: Literal["scratch", "champion"] = Field(
         default="scratch",
         description="Begin with random weights, or go on from the champion's base network and autoencoder.",
     )
-    seed: int = Field(
+    seed: Seed = Field(
         default=0,
-        ge=0,
-        le=2**31 - 1,
         description="Seed of the training; 0 takes the next one that no version of the model has.",
     )
-    train_steps: int = Field(
+    train_steps: Steps = Field(
         default=0,
-        ge=0,
-        le=10_000_000,
         description="Budget of the base model, in optimizer steps; 0 takes the preset's.",
     )
     needs_approval: bool = Field(
         default=False, description="Whether a promotion waits for a person, who is asked in Prefect."
     )
-    name: str = Field(
+    name: ModelName = Field(
         default="",
-        max_length=200,
         description="Registered model that gets the next version; empty is fluxline-PRESET.",
     )
 
@@ -125,5 +113,7 @@ def settle(home: Home, config: RetrainConfig, run_id: str) -> Settled:
         settled = Settled(seed=seed, version=start.version, base=start.base, autoencoder=start.autoencoder)
     if run_id:
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(settled.model_dump_json())
+        partial = place.with_suffix(".partial")
+        partial.write_text(settled.model_dump_json())
+        partial.replace(place)
     return settled

@@ -69,13 +69,15 @@ def _caption(
     shards = run.map("fluxmodel.data.captioning:caption_shard", **given) if directory else []
     final = run.call(
         "fluxmodel.data.captioning:caption_dataset",
-        computes=not shards,
+        computes=bool(directory) and not shards,
         shards=[str(shard) for shard in shards],
         **given,
     )
     _, metrics = read_card(final)
     reason = read_json(final / "captions.json").get("provenance", {}).get("reason")
-    seconds = seconds_spooled(run.output / "metrics.jsonl")
+    seconds = (
+        0.0 if shards else seconds_spooled(run.output / "metrics.jsonl")
+    )  # of the merging, where there are any
     if seconds and metrics.get("num_captioned"):
         metrics["images_per_second"] = metrics["num_captioned"] / seconds
     return Outcome(final, _said(metrics, reason), metrics)

@@ -27,15 +27,17 @@ class Claim:
 
     Attributes:
         key: tag `run_key` of the parent run in MLflow.
+        status: what an abandoned run came to, as MLflow is to be told.
     """
 
     path: Path
     descriptor: int
     key: str
+    status: str = "FAILED"
 
-    def note(self, is_open: bool) -> None:
-        """Keep the key, and whether MLflow may think that the run goes on."""
-        text = json.dumps({"key": self.key, "is_open": is_open})
+    def note(self, is_open: bool, status: str = "FAILED") -> None:
+        """Keep the key, and whether MLflow may think that the run goes on; `status` is what it came to."""
+        text = json.dumps({"key": self.key, "is_open": is_open, "status": status})
         os.pwrite(self.descriptor, text.ljust(_BYTES).encode(), 0)
 
     def give_up(self) -> None:
@@ -65,7 +67,7 @@ def abandoned(home: Home) -> Iterator[Claim]:
             continue
         with _locked(path) as descriptor:
             if descriptor is not None and (found := _read(path)).get("is_open"):
-                yield Claim(path, descriptor, found["key"])
+                yield Claim(path, descriptor, found["key"], found.get("status", "FAILED"))
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def run_child(
     stall_seconds: float = 3600.0,
     progress: Callable[[int, int, str], None] | None = None,
     lease: Lease = AS_WE_ARE,
+    keep: tuple[int, ...] = (),
 ) -> Path:
     """Run `python -m module job.json` to its end and return its `final` directory.
 
@@ -68,6 +69,7 @@ def run_child(
         stall_seconds: a child that reports nothing for so long is stopped.
         progress: called as `progress(done, total, message)` with what the child reports.
         lease: the devices it computes with; it inherits their locks.
+        keep: further open locks that it inherits.
 
     Raises:
         InputError: the child refused its input (exit code 2).
@@ -87,7 +89,7 @@ def run_child(
     spool = SpoolReader(output / "metrics.jsonl", _size(output / "metrics.jsonl"))
     with log.open("ab") as sink:
         start = sink.tell()
-        process, pipe = start_child(command, sink, threads, lease)
+        process, pipe = start_child(command, sink, threads, lease, keep)
         try:
             lease.started(process.pid)
             usage = UsageSpool(process.pid, output / USAGE)
@@ -101,7 +103,7 @@ def run_child(
 
 
 def start_child(
-    command: list[str], sink: Any, threads: int, lease: Lease = AS_WE_ARE
+    command: list[str], sink: Any, threads: int, lease: Lease = AS_WE_ARE, keep: tuple[int, ...] = ()
 ) -> tuple[subprocess.Popen, int]:
     """Start a child in its own session; return it and the pipe end whose closing tells it to die."""
     read_end, write_end = os.pipe()  # both ends close on exec; only the read end is handed down
@@ -112,7 +114,11 @@ def start_child(
             stdout=sink,
             stderr=subprocess.STDOUT,
             env=child_environment(threads, lease) | {"FLUXLINE_PARENT_PIPE": str(read_end)},
-            pass_fds=(read_end, *lease.descriptors),  # these alone: another stage's locks stay out of it
+            pass_fds=(
+                read_end,
+                *lease.descriptors,
+                *keep,
+            ),  # these alone: another stage's locks stay out of it
             start_new_session=True,
             preexec_fn=death_signal(),
         )

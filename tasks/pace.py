@@ -109,7 +109,8 @@ def seconds_per_step(lines: Sequence[SpoolLine]) -> float:
 def newest_spool(work: Path) -> Path | None:
     """Return the spool written last below a stage's folder: it may have several children, one after another."""
     found: list[tuple[float, Path]] = []
-    for path in (work / "output" / "metrics.jsonl", *work.glob("*/output/metrics.jsonl")):
+    name = "output/metrics.jsonl"
+    for path in (work / name, *work.glob(f"*/{name}"), *work.glob(f"shards/*/{name}")):
         try:
             found.append((path.stat().st_mtime, path))
         except OSError:

@@ -66,6 +66,7 @@ class PipelineRun:
         config: parameters of the run.
         tags: Prefect's ids and page.
         mlflow_run_id: empty while MLflow is away.
+        is_closed: whether MLflow was told what it came to.
     """
 
     home: Home
@@ -74,6 +75,7 @@ class PipelineRun:
     tags: dict[str, str]
     mlflow_run_id: str = ""
     started: float = field(default_factory=time.monotonic)
+    is_closed: bool = False
 
     @property
     def context(self) -> RunContext:
@@ -120,6 +122,7 @@ class PipelineRun:
                 if summary is not None:
                     self._log(summary)
                 tracking.close_run(self.home, self.mlflow_run_id, status)
+                self.is_closed = True
                 return True
             except Exception as error:
                 logging.getLogger("fluxline").info("MLflow is away", exc_info=error)
@@ -206,7 +209,10 @@ def pipeline_run(config: dict[str, Any], data_fingerprint: str) -> Iterator[Pipe
             raise
         finally:
             wait_until_sent()
-        held.give_up()
+        if run.is_closed:
+            held.give_up()
+        else:
+            held.note(is_open=True, status="FINISHED")  # whoever comes next tells MLflow
     if run.mlflow_run_id:
         owed.settle(home, board().say)
 
@@ -220,11 +226,16 @@ def close_abandoned(home: Home) -> list[str]:
     try:
         for held in abandoned(home):
             if run := tracking.find_run(home, held.key):
-                begun = _running_children(home, run.info.run_id)
-                for run_id in [*begun, *([run.info.run_id] if run.info.status == "RUNNING" else [])]:
-                    tracking.close_run(home, run_id, "FAILED")
+                begun = dict.fromkeys(_running_children(home, run.info.run_id), "FAILED")
+                if run.info.status == "RUNNING":
+                    begun[run.info.run_id] = held.status
+                for run_id, status in begun.items():
+                    tracking.close_run(home, run_id, status)
                     ended.append(run_id)
-            held.note(is_open=False)
+            if held.status == "FINISHED":
+                held.give_up()
+            else:
+                held.note(is_open=False)
     except (
         Exception
     ) as error:  # whatever MLflow or the network raises: the next run, or `fluxline up`, tries again

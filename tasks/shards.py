@@ -18,17 +18,15 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from fluxmodel.errors import InputError, InterruptedRun, StageError
+from fluxmodel.errors import InputError, InterruptedRun
+from tasks.cluster import ADDRESS, LOCAL, check_cluster, cluster_address, num_shards
 from tasks.devices import placed_devices
 from tasks.launch import STOP, grace_seconds, run_child
 from tasks.leases import KIND, Asker, Need, lease
 from tasks.resources import worth_retrying
 from tasks.spool import SpoolReader
-from tasks.stage_run import CLUSTER, FINISHED, StageRun, fresh_call
+from tasks.stage_run import FINISHED, StageRun, fresh_call
 
-COUNT = "FLUXLINE_SHARDS"
-"""How many shards; by default as many as the cluster has GPUs, or for a stage of the CPU as it has cores for them."""
-LOCAL = "local"
 PLACED = "placed.json"
 """File of a shard's folder that says on which machine and which devices it was done."""
 _POLL_SECONDS = 0.5
@@ -63,11 +61,9 @@ def map_shards(run: StageRun, function: str, arguments: dict[str, Any]) -> list[
         StageError: the cluster is not there, or a shard failed.
     """
     key = run.identity.run_key
-    address = os.environ[CLUSTER].strip()
-    if address != LOCAL:
-        _reach(address)
+    check_cluster()
     mapped = _mapped.with_options(
-        flow_run_name=f"{run.identity.stage} in shards", task_runner=_runner(address)
+        flow_run_name=f"{run.identity.stage} in shards", task_runner=_runner(cluster_address())
     )
     _AT_WORK[key] = run, function, arguments
     try:
@@ -129,7 +125,10 @@ def _jobs(run: StageRun, function: str, arguments: dict[str, Any]) -> list[Shard
     threads = min(run.threads, max(int(node.get("CPU", 1)) for node in nodes))
     each = 1 if run.resources.gpus and gpus else 0
     room = gpus if each else sum(int(node.get("CPU", 0)) // threads for node in nodes)
-    total = num_shards(room)
+    begun = {int(place.name.split("-")[-1]) for place in (run.work / "shards").glob("*-of-*")}
+    total = max(begun, default=0) or num_shards(
+        room
+    )  # a cluster that has shrunk meanwhile takes up the same shards
     return [
         ShardJob(
             stage=run.identity.stage, run_key=run.identity.run_key, home=str(run.home.root),
@@ -139,20 +138,6 @@ def _jobs(run: StageRun, function: str, arguments: dict[str, Any]) -> list[Shard
         )
         for number in range(total)
     ]  # fmt: skip
-
-
-def num_shards(room: int) -> int:
-    """Return how many shards to make for a cluster on which `room` of them can work at once.
-
-    Raises:
-        InputError: FLUXLINE_SHARDS is no number.
-    """
-    said = os.environ.get(COUNT, "").strip()
-    if not said:
-        return max(1, room)
-    if not said.isdigit() or not 0 < int(said) <= 10_000:
-        raise InputError(f"{COUNT} is {said!r}; give a number of shards, such as 8, or leave it out.")
-    return int(said)
 
 
 def _watch(run: StageRun, jobs: Sequence[ShardJob], futures: Sequence[Any]) -> None:
@@ -188,25 +173,6 @@ def _watch(run: StageRun, jobs: Sequence[ShardJob], futures: Sequence[Any]) -> N
         raise
 
 
-def _reach(address: str) -> None:
-    """Ask whether somebody listens there: Ray itself looks for two minutes, and then ends the process.
-
-    Raises:
-        InputError: it is no address.
-        StageError: nobody does.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise InputError(
-            f"{CLUSTER} is {address!r}; give host:port, ray://host:10001, or `{LOCAL}` for a cluster of the run's own."
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        where = f"The Ray cluster at {address} cannot be reached ({error.strerror or error})"
-        raise StageError(f"{where}; start it, or correct or unset {CLUSTER}.") from error
-
-
 def _runner(address: str) -> Any:
     """Return Prefect's task runner for the cluster at an address.
 
@@ -218,7 +184,7 @@ def _runner(address: str) -> Any:
         runner = import_module("prefect_ray.task_runners").RayTaskRunner
     except ImportError as error:
         raise InputError(
-            f"{CLUSTER} is set, and Ray is not installed; pip install 'fluxline[ray]', or unset {CLUSTER}."
+            f"{ADDRESS} is set, and Ray is not installed; pip install 'fluxline[ray]', or unset {ADDRESS}."
         ) from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:

@@ -114,7 +114,7 @@ class Stage:
         resources = RESOURCES.get(identity.stage, RESOURCES[self.name])
         threads = _threads(inputs) or resources.cpus
         seen = present(home, identity.stage, ALIKE, identity.run_key, context.pipeline_key, this_flow_run())
-        with in_use(home), seen as note, _only_one(folder / "lock"):
+        with in_use(home), seen as note, _only_one(folder / "lock") as lock:
             (folder / "output").mkdir(exist_ok=True)
             record = book.read(identity.run_key)
             latest = [(d.run_key, d.reused) for d in book.history(identity.stage)[-1:]]
@@ -133,12 +133,12 @@ class Stage:
                 with Seat(asker, need, cpus, resources, STOP.is_set) as seat:
                     note.now(WORKING)
                     record = self._attempt(
-                        home, identity, folder, context, threads, resources, work, inputs, seat
+                        home, identity, folder, context, threads, resources, work, inputs, seat, lock
                     )
         return record.artifact
 
     def _attempt(
-        self, home, identity, folder, context, threads, resources, work, inputs, seat: Seat
+        self, home, identity, folder, context, threads, resources, work, inputs, seat: Seat, lock: int
     ) -> RunRecord:
         links = TaskLinks(identity.stage)
         lines = SpoolReader(folder / "output" / "metrics.jsonl").read()
@@ -148,26 +148,28 @@ class Stage:
             state=str(folder / "tracking.json"), identity=identity, tags=links.tags(),
         )  # fmt: skip
         tail = owed.tail(home, debt, board().say)
-        run = StageRun(home, identity, folder, context, links, threads, resources, tail.require, seat.lease)
+        run = StageRun(
+            home, identity, folder, context, links, threads, resources, tail.require, seat.lease, lock
+        )
         run.progress(0, 0, "starting" if earlier == 0 else "going on")
         try:
             with tail, LiveLog(folder, links.log) if links.is_shown else nullcontext():
                 outcome = work(run, **inputs)
                 seat.leave_devices()
+            artifact = ArtifactStore(home).put(outcome.directory, _filled(self.kind, inputs), tail.run_id)
+            record = RunRecord(
+                run_key=identity.run_key, identity=identity, artifact=artifact, gave=outcome.gave,
+                seconds=round(earlier + time.monotonic() - started, 2), metrics=outcome.metrics,
+                finished=time.time(), environment=environment(),
+            )  # fmt: skip
+            owed.finish(home, debt, tail, record)
+            RunBook(home).write(record)
         except BaseException as error:
             is_stop = isinstance(error, InterruptedRun)
             board().finish(identity.stage, "stopped" if is_stop else "failed")
             tail.close("KILLED" if is_stop else "FAILED")
             links.close()
             raise
-        artifact = ArtifactStore(home).put(outcome.directory, _filled(self.kind, inputs), tail.run_id)
-        record = RunRecord(
-            run_key=identity.run_key, identity=identity, artifact=artifact, gave=outcome.gave,
-            seconds=round(earlier + time.monotonic() - started, 2), metrics=outcome.metrics, finished=time.time(),
-            environment=environment(),
-        )  # fmt: skip
-        owed.finish(home, debt, tail, record)
-        RunBook(home).write(record)
         page = partial(stage_page, home, record, outcome.directory, folder)
         links.show_result(record, tracking.run_url(home, tail.run_id) if not tail.is_away else "", page)
         _tidy(folder)
@@ -186,8 +188,8 @@ class Stage:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Hold the lock of a run key: two commands at once do a stage once."""
+def _only_one(path: Path) -> Iterator[int]:
+    """Hold the lock of a run key, and yield it: two commands at once do a stage once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         while True:
@@ -197,7 +199,7 @@ def _only_one(path: Path) -> Iterator[None]:
             except OSError:
                 if STOP.wait(0.5):
                     raise InterruptedRun("Stopped while another command was doing the same stage.") from None
-        yield
+        yield lock.fileno()
 
 
 def _tidy(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """One attempt at a stage: where it works, how it starts a child, what it gives back."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.artifacts import ArtifactRef, ArtifactStore
+from tasks.cluster import cluster_address
 from tasks.home import Home
 from tasks.launch import run_child
 from tasks.leases import AS_WE_ARE, ON_THE_CPU, Lease
@@ -20,8 +20,6 @@ from tasks.resources import Resources
 from tasks.run_key import StageIdentity
 
 PROGRESS_SECONDS = 5.0
-CLUSTER = "FLUXLINE_RAY"
-"""The Ray cluster on which stages map over shards: host:port, ray://host:10001, or `local` for one of the run's own."""
 FINISHED = "finished"
 
 
@@ -63,6 +61,7 @@ class StageRun:
         resources: how long a child may take.
         mlflow_run: returns the id of the stage's MLflow run; raises what MLflow raises.
         lease: returns what a child may compute with; waits for it where that is not in hand yet.
+        lock: open lock of the run key, which a child holds as well: while it lives nobody else works in its folder.
     """
 
     home: Home
@@ -74,6 +73,7 @@ class StageRun:
     resources: Resources
     mlflow_run: Callable[[], str]
     lease: Callable[[], Lease] = lambda: AS_WE_ARE
+    lock: int | None = None
     _shown: float = 0.0
 
     @property
@@ -116,7 +116,7 @@ class StageRun:
             function: gets `shard` and `num_shards` beside `output`, the directory to fill.
             arguments: its other arguments, JSON only.
         """
-        if not os.environ.get(CLUSTER, "").strip():
+        if not cluster_address():
             return []
         from tasks.shards import map_shards
 
@@ -134,6 +134,7 @@ class StageRun:
             timeout_seconds=self.resources.timeout_seconds,
             progress=self.progress,
             lease=self.lease() if lease is None else lease,
+            keep=() if self.lock is None else (self.lock,),
         )
 
     def progress(self, done: int, total: int, message: str = "") -> None:

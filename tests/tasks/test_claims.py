@@ -49,7 +49,7 @@ def test_two_at_once_have_a_key_each_and_both_are_taken_up_again(home):
         one.give_up()
         with claim(home, "same") as fresh:  # the freed name, not the removed file
             assert fresh.key not in keys
-            assert json.loads(fresh.path.read_text()) == {"key": fresh.key, "is_open": True}
+            assert json.loads(fresh.path.read_text())["is_open"] is True
 
 
 def test_only_what_died_and_was_never_closed_is_abandoned(home):
@@ -77,3 +77,17 @@ def test_what_a_killed_pipeline_left_open_in_mlflow_is_closed_once_and_opened_ag
     status = {run: tracking.client(tracked).get_run(run).info.status for run in (parent, child, done)}
     assert status == {parent: "FAILED", child: "FAILED", done: "FINISHED"}
     assert tracking.open_run(tracked, key, "pipeline", {}) == parent
+
+
+def test_a_run_that_finished_while_mlflow_was_away_is_finished_by_whoever_comes_next(tracked, monkeypatch):
+    config = {"preset": "smoke", "seed": 0}
+    with monkeypatch.context() as away:
+        away.setattr(tracking, "close_run", lambda *_: (_ for _ in ()).throw(ConnectionError()))
+        with parent_run.pipeline_run(config, "data") as run:
+            assert not run.close("FINISHED")
+    assert parent_run.close_abandoned(tracked) == [run.mlflow_run_id]
+    assert tracking.client(tracked).get_run(run.mlflow_run_id).info.status == "FINISHED"
+    assert parent_run.close_abandoned(tracked) == []
+    with parent_run.pipeline_run(config, "data") as another:
+        another.close("FINISHED")
+    assert another.key != run.key

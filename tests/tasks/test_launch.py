@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from fluxmodel.errors import InputError, InterruptedRun, StageError
-from tasks.launch import STOP, child_environment, end_group, run_child
+from tasks.launch import STOP, child_environment, end_group, run_child, start_child, stop_group
 from tests.kit import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -137,3 +138,17 @@ def test_what_a_dead_leader_left_behind_is_ended(tmp_path):
     assert _runs(orphan)
     end_group(leader, grace=5.0)
     assert wait_until(lambda: not _runs(orphan))
+
+
+def test_a_child_holds_the_locks_it_is_given_until_it_ends(tmp_path):
+    path = tmp_path / "lock"
+    with path.open("w") as ours, (tmp_path / "log").open("wb") as sink:
+        fcntl.flock(ours, fcntl.LOCK_EX)
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        process, pipe = start_child(command, sink, threads=1, keep=(ours.fileno(),))
+    with path.open("w") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stop_group(process, grace=0.0)
+        os.close(pipe)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -149,7 +149,7 @@ def test_a_job_may_ask_for_more_than_its_stage(needs, settings, need):
 
 def test_stages_of_the_cpu_ask_for_none_and_all_others_for_one():
     assert {name for name, each in RESOURCES.items() if each.gpus == 0} == {"curate", "register"}
-    assert {name for name, each in RESOURCES.items() if each.asks_late} == {"gate"}
+    assert {name for name, each in RESOURCES.items() if each.asks_late} == {"gate", "caption"}
 
 
 def test_a_plan_that_asks_for_more_than_there_is_is_refused_when_it_is_made():

@@ -4,6 +4,7 @@ from pydantic import BaseModel
 from fluxmodel.errors import StageError
 from tasks import owed
 from tasks.artifacts import ArtifactRef, ArtifactStore
+from tasks.metrics_tail import MetricsTail
 from tasks.run_key import REUSED, RunBook
 from tasks.stage import Stage
 from tasks.stage_run import Outcome, RunContext, StageRun
@@ -88,6 +89,20 @@ def test_a_failed_stage_leaves_no_record_and_is_tried_again(home):
     assert len(worked) == 1
     assert ArtifactStore(home).problems(ref) == []
     assert RunBook(home).history("curate")[-1].reason == "ran: its last run did not finish"
+
+
+def test_a_result_that_cannot_be_stored_is_a_failure_like_any_other(home, monkeypatch):
+    closed = []
+    close = MetricsTail.close
+    monkeypatch.setattr(
+        MetricsTail, "close", lambda tail, status: (closed.append(status), close(tail, status))
+    )
+    with monkeypatch.context() as full:
+        full.setattr(ArtifactStore, "put", lambda *_: (_ for _ in ()).throw(OSError("No space left")))
+        with pytest.raises(OSError, match="No space left"):
+            do(home, Settings())
+    assert closed == ["FAILED"]
+    assert len(do(home, Settings())[1]) == 1
 
 
 def test_what_mlflow_missed_is_owed(home):

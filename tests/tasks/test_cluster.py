@@ -2,8 +2,10 @@ import socket
 
 import pytest
 
+from flows.config import PipelineConfig
+from flows.plan import make_plan
 from fluxmodel.errors import InputError, StageError
-from tasks.shards import COUNT, _reach, num_shards
+from tasks.cluster import ADDRESS, COUNT, check_cluster, num_shards
 
 
 @pytest.mark.parametrize(("said", "room", "expected"), [("", 4, 4), ("", 0, 1), (" 3 ", 8, 3)])
@@ -20,15 +22,18 @@ def test_what_is_no_number_of_shards_is_refused(monkeypatch, said):
 
 
 @pytest.mark.parametrize("address", ["head", "auto", "ray://head", "head:port"])
-def test_what_is_no_address_is_refused(address):
+def test_what_is_no_address_is_refused_when_the_run_is_planned(monkeypatch, address):
+    monkeypatch.setenv(ADDRESS, address)
     with pytest.raises(InputError, match=r"FLUXLINE_RAY is .* give host:port"):
-        _reach(address)
+        make_plan(PipelineConfig(preset="smoke"))
 
 
-def test_where_nobody_listens_is_said_at_once_and_where_somebody_does_is_not():
+def test_where_nobody_listens_is_said_at_once_and_where_somebody_does_is_not(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        _reach(address)
-        _reach(f"ray://{address}")
+        for told in (address, f"ray://{address}", "local", ""):
+            monkeypatch.setenv(ADDRESS, told)
+            check_cluster()
+    monkeypatch.setenv(ADDRESS, address)
     with pytest.raises(StageError, match=f"The Ray cluster at {address} cannot be reached"):
-        _reach(address)
+        check_cluster()
