@@ -9,6 +9,7 @@ from typing import Protocol
 
 from fluxmodel.errors import StageError
 from fluxmodel.stop_request import StopRequest
+from tasks.launch import stop_group
 
 MAX_RESTARTS = 5
 WINDOW_SECONDS = 600.0
@@ -23,7 +24,11 @@ class Part(Protocol):
     process: subprocess.Popen
 
     def restart(self, stop: StopRequest) -> list[str]:
-        """Start it again where it was, wait until it answers, and return what else is to be said."""
+        """Start it again where it was, wait until it answers, and return what else is to be said.
+
+        Raises:
+            StageError: it ended again, or did not answer in time.
+        """
         ...
 
     def look(self) -> list[str]:
@@ -48,7 +53,7 @@ class Supervisor:
         """Start again what has ended, and let the rest look after itself.
 
         Raises:
-            StageError: it ends again and again, or does not start.
+            StageError: it ends again and again.
         """
         for part in self.parts:
             if part.process.poll() is not None:
@@ -66,7 +71,14 @@ class Supervisor:
             )
         self._restarts[part.title] = [*recent, now]
         self._say(f"The {part.title} {how}; starting it again ...")
-        lines = part.restart(self.stop)
+        try:
+            lines = part.restart(self.stop)
+        except StageError as error:
+            stop_group(
+                part.process, grace=10.0
+            )  # where it only does not answer; the next look finds it ended
+            self._say(str(error))
+            return
         self._say(f"The {part.title} is up again after {time.monotonic() - now:.0f} s.")
         self._say(*lines)
 

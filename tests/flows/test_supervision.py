@@ -22,7 +22,7 @@ class Fragile:
         self.restart(StopRequest())
 
     def restart(self, stop: StopRequest) -> list[str]:
-        self.process = subprocess.Popen([sys.executable, "-c", self.code])
+        self.process = subprocess.Popen([sys.executable, "-c", self.code], start_new_session=True)
         self.starts += 1
         return [] if self.starts == 1 else [f"start {self.starts}"]
 
@@ -64,6 +64,28 @@ def test_what_ends_again_and_again_ends_loudly():
         supervisor.look()
     assert part.starts == MAX_RESTARTS + 1
     assert "ended by itself (exit code 3)" in said[0]
+
+
+def test_one_start_that_fails_does_not_stop_the_rest():
+    class Slow(Fragile):
+        def restart(self, stop: StopRequest) -> list[str]:
+            super().restart(stop)
+            if self.starts == 2:
+                raise StageError("The fragile server did not answer within 300 s.")
+            return []
+
+    said: list[str] = []
+    part = Slow("import time; time.sleep(60)")
+    supervisor = Supervisor([part], said.append, StopRequest())
+    part.process.kill()
+    part.process.wait()
+    supervisor.look()
+    assert said[-1].endswith("The fragile server did not answer within 300 s.")
+    supervisor.look()
+    assert part.starts == 3
+    assert "is up again" in said[-1]
+    part.process.kill()
+    part.process.wait()
 
 
 def test_a_guard_tells_its_programs_signal():
