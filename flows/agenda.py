@@ -1,13 +1,11 @@
 """What Prefect's server has running and planned, asked by two short calls and without loading Prefect (a second)."""
 
-import base64
-import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tasks.http_call import SECONDS, ask
+from tasks.http_call import SECONDS, ask, prefect_headers
 
 ACTIVE, PLANNED, PAUSED = ("RUNNING", "PENDING", "CANCELLING"), "SCHEDULED", "PAUSED"
 MOST = 50
@@ -76,12 +74,7 @@ def read_agenda(api: str) -> Agenda:
 
 
 def _post(api: str, path: str, body: dict[str, Any]) -> Any:
-    headers = {}
-    if key := os.environ.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
-    elif secret := os.environ.get("PREFECT_API_AUTH_STRING"):
-        headers["Authorization"] = "Basic " + base64.b64encode(secret.encode()).decode()
-    return ask(f"{api.rstrip('/')}/{path}", body, headers, SECONDS)
+    return ask(f"{api.rstrip('/')}/{path}", body, prefect_headers())
 
 
 def _run(found: dict[str, Any], flows: dict[str, str], page: str) -> FlowRun:

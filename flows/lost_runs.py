@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tasks.http_call import ask
+from tasks.http_call import ask, prefect_headers
 
 _NEVER_BEGUN = ("Scheduled", "Late")
 MAX_CRASHES = 3
@@ -33,7 +33,7 @@ def take_up_lost_runs(prefect_api: str) -> list[str]:
     """
     asked: dict[str, Any] = {"flow_runs": {"state": {"type": {"any_": list(_STATES)}}}, "limit": 200}
     said = []
-    for run in ask(f"{prefect_api}/flow_runs/filter", asked, seconds=_SECONDS):
+    for run in _ask(prefect_api, "flow_runs/filter", asked):
         if run["deployment_id"] is None or run["work_pool_name"] is not None:
             continue
         kind, name, message = _STATES[run["state_type"]]
@@ -56,7 +56,7 @@ def skip_missed_runs(prefect_api: str) -> list[str]:
     }
     asked = {"flow_runs": late, "sort": "EXPECTED_START_TIME_DESC", "limit": 200}
     newest, said = set(), []
-    for run in ask(f"{prefect_api}/flow_runs/filter", asked, seconds=_SECONDS):
+    for run in _ask(prefect_api, "flow_runs/filter", asked):
         is_ours = run["deployment_id"] is not None and run["work_pool_name"] is None
         if not is_ours or not run["auto_scheduled"] or run["state_name"] not in _NEVER_BEGUN:
             continue
@@ -86,7 +86,7 @@ def go_on_with_crashed_runs(prefect_api: str) -> list[str]:
     }
     _end_tasks(prefect_api, _ended_of_late())
     said = []
-    for run in ask(f"{prefect_api}/flow_runs/filter", asked, seconds=_SECONDS):
+    for run in _ask(prefect_api, "flow_runs/filter", asked):
         is_ours = run["deployment_id"] is not None and run["work_pool_name"] is None
         if is_ours and _crashes(prefect_api, run) < MAX_CRASHES:
             message = "It crashed, and goes on from its checkpoints."
@@ -98,7 +98,7 @@ def go_on_with_crashed_runs(prefect_api: str) -> list[str]:
 
 def _crashes(prefect_api: str, run: dict[str, Any]) -> int:
     """How often it crashed so far; some crash before they begin, so its beginnings do not tell."""
-    states = ask(f"{prefect_api}/flow_run_states/?flow_run_id={run['id']}", seconds=_SECONDS)
+    states = _ask(prefect_api, f"flow_run_states/?flow_run_id={run['id']}")
     return sum(state["type"] == "CRASHED" for state in states)
 
 
@@ -120,10 +120,14 @@ def _end_tasks(prefect_api: str, flow_runs: dict[str, Any]) -> None:
         "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
         "limit": 200,
     }
-    for task in ask(f"{prefect_api}/task_runs/filter", asked, seconds=_SECONDS):
+    for task in _ask(prefect_api, "task_runs/filter", asked):
         _set(prefect_api, f"task_runs/{task['id']}", "CRASHED", "Crashed", "Its process died.")
 
 
 def _set(prefect_api: str, run: str, kind: str, name: str, message: str) -> None:
     body = {"state": {"type": kind, "name": name, "message": message}, "force": True}
-    ask(f"{prefect_api}/{run}/set_state", body, seconds=_SECONDS)
+    _ask(prefect_api, f"{run}/set_state", body)
+
+
+def _ask(prefect_api: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    return ask(f"{prefect_api}/{path}", body, prefect_headers(), _SECONDS)

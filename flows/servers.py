@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 
 from pydantic import BaseModel, ConfigDict
 
@@ -245,7 +246,7 @@ def answers(url: str) -> bool:
     try:
         with opener.open(url, timeout=2) as reply:
             return reply.status == 200
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tasks.home import Home
-from tasks.http_call import ask
+from tasks.http_call import ask, mlflow_headers
 from tasks.promotion import APPROVAL, PENDING
 from tasks.tracking import tracking_uri
 
@@ -48,7 +48,8 @@ def versions_awaited(home: Home, server: str = "") -> list[Awaited]:
 
 def _ask(uri: str) -> list[Awaited]:
     query = urlencode({"filter": f"tags.{APPROVAL} = '{PENDING}'", "max_results": 20})
-    found: dict[str, Any] = ask(f"{uri.rstrip('/')}/api/2.0/mlflow/model-versions/search?{query}")
+    url = f"{uri.rstrip('/')}/api/2.0/mlflow/model-versions/search?{query}"
+    found: dict[str, Any] = ask(url, headers=mlflow_headers())
     told = []
     for each in found.get("model_versions", []):
         tags = {tag["key"]: tag["value"] for tag in each.get("tags", [])}
