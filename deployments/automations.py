@@ -22,6 +22,8 @@ SILENT_SECONDS = 150
 run is still found within three minutes."""
 _ENDS = ("Completed", "Failed", "TimedOut", "Cancelled", "Crashed")
 _WAITS = ("Paused", "Suspended", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Resuming", "Late")
+_SUB_FLOWS = ("shards",)
+"""Begun by a stage of ours (tasks.shards), and so in no catalogue."""
 _SUSPENDED = ("approve",)
 """Their runs wait for a person, without a process: a late event must not make them crash."""
 
@@ -52,7 +54,8 @@ def ensure(automations: Iterable[AutomationCore]) -> list[str]:
 
 def automations() -> list[Automation]:
     """Return those that find dead runs of our flows; whatever else the server runs is not touched."""
-    return [_silent([each.name for each in CATALOGUE if each.name not in _SUSPENDED])]
+    ours = [each.name for each in CATALOGUE if each.name not in _SUSPENDED]
+    return [_silent([*ours, *_SUB_FLOWS])]
 
 
 def _silent(flows: Sequence[str]) -> Automation:

@@ -4,6 +4,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.lost_runs import TAG
 from flows.stage_forms import SAID
 
 POOL = "fluxline"
@@ -57,7 +58,7 @@ class Deployed:
 
 def _stage(name: str) -> Deployed:
     said = f"{SAID[name]} Stages that stand are reused."
-    return Deployed(name, f"flows.stage_flows.{name}", said, tags=("fluxline", "stage"))
+    return Deployed(name, f"flows.stage_flows.{name}", said, tags=(TAG, "stage"))
 
 
 _WEEKLY = Timetable(
@@ -72,7 +73,7 @@ CATALOGUE: tuple[Deployed, ...] = (
         "flows.retrain.retrain",
         "Make the next version of a model: train, evaluate, ask the gate, register. Press Run and change what differs; "
         f"left as it is, the next seed is trained. {SCHEDULES_ARE_OFF}",
-        tags=("fluxline", "model"),
+        tags=(TAG, "model"),
         timetables=(_WEEKLY, _MONTHLY),
     ),
     Deployed(
@@ -80,26 +81,26 @@ CATALOGUE: tuple[Deployed, ...] = (
         "flows.pipeline.pipeline",
         "Run the whole chain with every setting at hand: from raw images to a registered, evaluated model. What has "
         "run before is reused.",
-        tags=("fluxline", "model"),
+        tags=(TAG, "model"),
     ),
     Deployed(
         "finetune-lora",
         "flows.finetune_lora.finetune_lora",
         "Teach a registered model a style from 10 to 20 images: a LoRA, evaluated; the run says where it lies.",
-        tags=("fluxline", "model"),
+        tags=(TAG, "model"),
     ),
     Deployed(
         "compare",
         "flows.compare.compare",
         "Lay two versions side by side: verdict, what changed, every number, the same prompts image by image.",
-        tags=("fluxline", "judgement"),
+        tags=(TAG, "judgement"),
     ),
     Deployed(
         "evaluate-champion",
         "flows.evaluate_champion.evaluate_champion",
         "Draw the champion's prompts again, and tell when it falls below its interval. Its nightly schedule is off "
         "until you switch it on.",
-        tags=("fluxline", "judgement"),
+        tags=(TAG, "judgement"),
         timetables=(Timetable("nightly", "0 2 * * *", {"preset": "demo"}),),
     ),
     Deployed(
@@ -107,7 +108,7 @@ CATALOGUE: tuple[Deployed, ...] = (
         "flows.watch_data.watch_data",
         "Look at a folder, and start `retrain` when it has changed and is quiet again. Give its schedule your folder, "
         "then switch it on.",
-        tags=("fluxline", "data"),
+        tags=(TAG, "data"),
         timetables=(Timetable("every-ten-minutes", "*/10 * * * *"),),
     ),
     Deployed(
@@ -115,7 +116,7 @@ CATALOGUE: tuple[Deployed, ...] = (
         "flows.approve.approve",
         "Ask a person whether a version may become the champion; started by a run whose promotion waits. Press Resume "
         "on a run of it to answer.",
-        tags=("fluxline", "judgement"),
+        tags=(TAG, "judgement"),
         limit=0,
     ),
     *(_stage(name) for name in SAID),

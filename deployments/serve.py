@@ -33,7 +33,7 @@ def main() -> None:
     from prefect.runner import Runner
 
     from deployments.apply import apply_automations, apply_catalogue
-    from flows.up import note_served
+    from flows.runner import note_served
 
     applied = apply_catalogue(pool="")
     runner = Runner(pause_on_shutdown=False, limit=len(applied))

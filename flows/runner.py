@@ -1,9 +1,11 @@
 """The process that serves the deployments and runs what is due: `python -m deployments.serve`, under a guard."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from flows.lost_runs import go_on_with_crashed_runs, skip_missed_runs, take_up_lost_runs
@@ -11,6 +13,8 @@ from fluxmodel.stop_request import StopRequest
 from tasks.home import Home
 from tasks.launch import end_group, start_child, stop_group
 
+SERVED = "served.json"
+"""File of FLUXLINE_HOME in which the runner says what it serves, once it does."""
 LOOK_SECONDS = 10.0
 STOP_SECONDS = 40.0
 """Prefect gives each run 30 seconds to save its checkpoints and end."""
@@ -28,7 +32,7 @@ class Runner:
     title = "runner"
 
     def __init__(self, home: Home, prefect_api: str):
-        self.log, self.prefect_api = home.logs / "runner.log", prefect_api
+        self.home, self.log, self.prefect_api = home, home.logs / "runner.log", prefect_api
         self.lost = self._take_up()
         self._look_at = 0.0
         self.process, self._pipe = self._start()
@@ -46,7 +50,7 @@ class Runner:
             return []
         self._look_at = time.monotonic() + LOOK_SECONDS
         with suppress(OSError, ValueError):  # Prefect is away: next time
-            return go_on_with_crashed_runs(self.prefect_api)
+            return go_on_with_crashed_runs(self.prefect_api, served(self.home))
         return []
 
     def stop(self) -> None:
@@ -69,3 +73,19 @@ class Runner:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as sink:
             return start_child(_COMMAND, sink, threads=1)
+
+
+def note_served(home: Home, names: Sequence[str]) -> None:
+    """Write down that the runner serves deployments of these names."""
+    place = home.root / SERVED
+    partial = place.with_suffix(".partial")
+    partial.write_text(json.dumps(list(names)))
+    partial.replace(place)
+
+
+def served(home: Home) -> list[str]:
+    """Return the names of the deployments, and of their flows, that are served; none while it still starts."""
+    try:
+        return json.loads((home.root / SERVED).read_text())
+    except FileNotFoundError:
+        return []

@@ -1,15 +1,14 @@
 """`fluxline up`: Prefect's and MLflow's servers and the served deployments, until one Ctrl-C stops them all."""
 
 import fcntl
-import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 from flows.environment import set_environment
-from flows.runner import Runner
+from flows.runner import SERVED, Runner, served
 from flows.servers import (
     MLFLOW_PORT,
     PREFECT_PORT,
@@ -24,9 +23,6 @@ from fluxmodel.errors import InputError
 from fluxmodel.stop_request import StopRequest
 from tasks.home import Home, open_home
 from tasks.presence import born
-
-SERVED = "served.json"
-"""File of FLUXLINE_HOME in which the runner says what it serves, once it does."""
 
 
 def serve_until_stopped() -> int:
@@ -107,25 +103,10 @@ def _serve(home: Home, servers: list[Server], stop: StopRequest) -> None:
     try:
         while not stop.wait(0.5):
             supervisor.look()
-            if not is_told and (names := _served(home)):
+            if not is_told and (names := served(home)):
                 is_told = True
                 where = f"press Run at {prefect.url}/deployments"
                 print(f"Served, {where}: {', '.join(names)}.", flush=True)
     finally:
         print("Stopping ...", flush=True)
         runner.stop()
-
-
-def note_served(home: Home, names: Sequence[str]) -> None:
-    """Write down that the runner serves deployments of these names."""
-    place = home.root / SERVED
-    partial = place.with_suffix(".partial")
-    partial.write_text(json.dumps(list(names)))
-    partial.replace(place)
-
-
-def _served(home: Home) -> list[str]:
-    try:
-        return json.loads((home.root / SERVED).read_text())
-    except FileNotFoundError:  # it is still starting
-        return []

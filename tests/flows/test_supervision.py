@@ -99,30 +99,44 @@ def test_a_guard_tells_its_programs_signal():
 
 @pytest.fixture
 def prefect():
-    """Prefect's API as far as lost runs ask it: `runs` to be found, `states` that were set."""
+    """Prefect's API as far as lost runs ask it: `runs` to be found, `states` that were set, `credentials` sent."""
 
     class Answer(BaseHTTPRequestHandler):
         runs: list = []  # noqa: RUF012
         states: dict = {}  # noqa: RUF012
+        credentials: set = set()  # noqa: RUF012
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.credentials.add(self.headers["Authorization"])
             if self.path == "/api/flow_runs/filter":
-                kinds = body["flow_runs"]["state"]["type"]["any_"]
-                told = [run for run in self.runs if run["state_type"] in kinds]
+                told = self.found(body)
             elif self.path == "/api/task_runs/filter":
-                told = [{"id": name} for name in self.tasks_of(body["flow_runs"])]
+                told = [{"id": name} for name in self.tasks(body)]
             else:
                 self.states[self.path.split("/")[-2]] = body["state"]["name"]
                 told = {}
             self.answer(told)
 
-        def tasks_of(self, flow_runs):
+        def found(self, body):
+            asked, flows = body["flow_runs"], body.get("flows", {}).get("name", {}).get("any_")
+            told = [run for run in self.runs if flows is None or run["flow"] in flows]
+            if "id" in asked:
+                told = [run for run in told if run["id"] in asked["id"]["any_"]]
+            if "state" in asked:
+                told = [run for run in told if run["state_type"] in asked["state"]["type"]["any_"]]
+            if "tags" in asked:
+                told = [run for run in told if set(asked["tags"]["all_"]) <= set(run["tags"])]
+            if "deployment_id" in asked:
+                told = [run for run in told if run["deployment_id"] is None]
+            if "parent_task_run_id" in asked:
+                told = [run for run in told if run["parent_task_run_id"]]
+            return told
+
+        def tasks(self, body):
             """Each run has one unfinished task, named after it."""
-            named = flow_runs.get("id", {}).get("any_")
-            kinds = flow_runs.get("state", {}).get("type", {}).get("any_")
-            found = [run for run in self.runs if named is None or run["id"] in named]
-            return [f"task-of-{run['id']}" for run in found if kinds is None or run["state_type"] in kinds]
+            names, asked = [f"task-of-{run['id']}" for run in self.found(body)], body["task_runs"]
+            return [name for name in names if "id" not in asked or name in asked["id"]["any_"]]
 
         def do_GET(self):
             name = self.path.split("flow_run_id=")[1]
@@ -140,17 +154,24 @@ def prefect():
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        Answer.runs, Answer.states = [], {}
+        Answer.runs, Answer.states, Answer.credentials = [], {}, set()
         yield Answer, f"http://127.0.0.1:{server.server_port}/api"
         server.shutdown()
         thread.join()
 
 
 def run(
-    name: str, kind: str, *, deployment: str | None = "served", pool: str | None = None, crashes: int = 1
+    name: str,
+    kind: str,
+    *,
+    deployment: str | None = "served",
+    pool: str | None = None,
+    crashes: int = 1,
+    **about,
 ) -> dict:
     return {"id": name, "name": name, "state_type": kind, "state_name": kind.title(), "deployment_id": deployment,
-            "work_pool_name": pool, "crashes": crashes}  # fmt: skip
+            "work_pool_name": pool, "crashes": crashes, "flow": "retrain", "parent_task_run_id": None,
+            "tags": ["fluxline", "model"] if deployment else []} | about  # fmt: skip
 
 
 def test_the_runs_of_a_dead_runner_and_no_others_are_taken_up(prefect):
@@ -161,6 +182,7 @@ def test_the_runs_of_a_dead_runner_and_no_others_are_taken_up(prefect):
         run("was-stopped", "CANCELLING"),
         run("command", "RUNNING", deployment=None),
         run("worker", "RUNNING", pool="gpu"),
+        run("anothers", "RUNNING", tags=["theirs"]),
         run("crashed", "CRASHED"),
     ]
     said = take_up_lost_runs(api)
@@ -175,11 +197,42 @@ def test_a_crashed_run_goes_on_until_it_crashes_too_often(prefect):
         run("often", "CRASHED", crashes=MAX_CRASHES),
         run("command", "CRASHED", deployment=None),
         run("works", "RUNNING"),
+        run("anothers", "CRASHED", tags=[], flow="theirs"),
+        run("anothers-script", "FAILED", deployment=None, flow="theirs"),
     ]
-    assert go_on_with_crashed_runs(api) == ["Run first: It crashed, and goes on from its checkpoints."]
+    assert go_on_with_crashed_runs(api, ["retrain"]) == [
+        "Run first: It crashed, and goes on from its checkpoints."
+    ]
     assert answer.states["first"] == "AwaitingRetry"
     tasks = {name: state for name, state in answer.states.items() if name.startswith("task-of-")}
     assert tasks == {f"task-of-{name}": "Crashed" for name in ("first", "often", "command")}
+
+
+def test_what_a_dead_run_left_unfinished_crashes_with_it(prefect):
+    answer, api = prefect
+
+    def shards(name: str, of: str) -> dict:
+        return run(name, "RUNNING", deployment=None, flow="shards", parent_task_run_id=f"task-of-{of}")
+
+    answer.runs = [
+        run("goes-on", "CRASHED"),
+        run("command", "FAILED", deployment=None),
+        run("works", "RUNNING"),
+        run("anothers", "CRASHED", tags=[], flow="theirs"),
+        *(shards(f"shards-of-{each}", each) for each in ("goes-on", "command", "works", "anothers")),
+    ]
+    go_on_with_crashed_runs(api, ["retrain"])
+    ended = {name for name, state in answer.states.items() if state == "Crashed"}
+    left = {f"shards-of-{each}" for each in ("goes-on", "command")}
+    assert ended == left | {f"task-of-{each}" for each in (*left, "goes-on", "command")}
+    assert answer.states["goes-on"] == "AwaitingRetry"
+
+
+def test_a_server_that_wants_credentials_is_sent_them(prefect, monkeypatch):
+    answer, api = prefect
+    monkeypatch.setenv("PREFECT_API_KEY", "secret")
+    take_up_lost_runs(api)
+    assert answer.credentials == {"Bearer secret"}
 
 
 def test_of_the_runs_a_schedule_missed_the_newest_is_made_up_for(prefect):
@@ -199,6 +252,7 @@ def test_of_the_runs_a_schedule_missed_the_newest_is_made_up_for(prefect):
         missed("older", 8, state_name="Late"),
         missed("by-hand", 7, auto_scheduled=False),
         missed("worker", 7, work_pool_name="gpu"),
+        missed("anothers", 7, tags=[]),
         missed("goes-on", 7, state_name="AwaitingRetry"),
         missed("oldest", 6),
     ]
