@@ -60,7 +60,19 @@ def only_one_up(home: Home) -> Iterator[None]:
         yield
 
 
+def _set_aside() -> None:
+    """Say which variables name servers that are not used here."""
+    named = [name for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI") if os.environ.pop(name, "")]
+    if named:
+        are = "is" if len(named) == 1 else "are"
+        print(
+            f"{' and '.join(named)} {are} set and not used: `fluxline up` runs servers of its own.",
+            flush=True,
+        )
+
+
 def _start_and_serve(home: Home) -> int:
+    _set_aside()
     set_environment(home)
     stop = StopRequest()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

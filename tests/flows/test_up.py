@@ -1,5 +1,7 @@
 """What `fluxline up` does before and around its servers; the servers themselves are in test_servers.py."""
 
+import os
+
 import pytest
 
 from flows import up
@@ -44,3 +46,19 @@ def test_where_the_second_server_does_not_start_the_first_is_stopped(quiet, monk
     with pytest.raises(StageError, match="no MLflow"):
         up.serve_until_stopped()
     assert first.is_stopped
+
+
+def test_a_server_that_a_variable_names_is_not_used_and_that_is_said(quiet, monkeypatch, capsys):
+    named = []
+
+    def fail(*_: object, **__: object) -> None:
+        named.extend({"PREFECT_API_URL", "MLFLOW_TRACKING_URI"} & set(os.environ))
+        raise StageError("no Prefect")
+
+    monkeypatch.setattr(up, "start_prefect", fail)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(StageError):
+        up.serve_until_stopped()
+    said = "PREFECT_API_URL is set and not used: `fluxline up` runs servers of its own.\n"
+    assert (capsys.readouterr().out, named) == (said, [])
