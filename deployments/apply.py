@@ -24,6 +24,7 @@ from prefect.settings import get_current_settings
 
 from deployments.catalogue import CATALOGUE, POOL, Deployed, Timetable
 from flows.environment import SURVIVAL
+from tasks.databases import shown_address
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,11 @@ def main(arguments: list[str]) -> int:
         changes = _apply_all(pool, switch_on="--schedule" in arguments)
     except (httpx.HTTPError, PrefectException) as error:
         url = get_current_settings().api.url
-        print(
+        said = (
             f"fluxline: Prefect at {url} did not do as it was asked ({type(error).__name__}: {error}); start it, or "
-            "correct PREFECT_API_URL, and run the same command again.",
-            file=sys.stderr,
+            "correct PREFECT_API_URL, and run the same command again."
         )
+        print(shown_address(said), file=sys.stderr)
         return 1
     for line in changes:
         print(line)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect.automations import Automation
@@ -126,9 +127,10 @@ def _ended(flows: Sequence[str], *states: str) -> EventTrigger:
 
 
 def _pages() -> str:
-    """Address of Prefect's pages, as its users know it."""
+    """Address of Prefect's pages, as its users know it, without a user and password of ours."""
     settings = get_current_settings()
-    return (settings.ui_url or str(settings.api.url or "").removesuffix("/api")).rstrip("/")
+    parts = urlsplit((settings.ui_url or str(settings.api.url or "").removesuffix("/api")).rstrip("/"))
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def main(arguments: list[str]) -> int:

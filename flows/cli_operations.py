@@ -40,11 +40,12 @@ def status(
     """Say what runs, what waits for what, how long yet, what comes next and what waits for a person."""
     from flows.status import read_status
     from flows.status_lines import status_lines, watch_status
+    from tasks.databases import shown_address
 
     if watch:
         return watch_status()
     found = read_status()
-    print(json.dumps(asdict(found)) if as_json else "\n".join(status_lines(found)))
+    print(shown_address(json.dumps(asdict(found))) if as_json else "\n".join(status_lines(found)))
     return 0
 
 

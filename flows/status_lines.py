@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from flows.agenda import PAUSED, PLANNED
 from flows.status import RunSeen, StageSeen, Status, read_status
 from fluxmodel.errors import InputError
+from tasks.databases import shown_address
 from tasks.pace import pace_said, seconds_said
 from tasks.presence import WORKING
 
@@ -64,8 +65,8 @@ def _servers(status: Status) -> Iterator[str]:
             "servers", ["none up; `fluxline up` starts them, and `fluxline run` does without them"]
         )
         return
-    where = [f"Prefect {servers.prefect}"] if servers.prefect else []
-    where += [f"MLflow {servers.mlflow}"] if servers.mlflow else []
+    where = [f"Prefect {shown_address(servers.prefect)}"] if servers.prefect else []
+    where += [f"MLflow {shown_address(servers.mlflow)}"] if servers.mlflow else []
     since = f"; up since {_clock(servers.since, status.time)} (process {servers.pid})" if servers.pid else ""
     lines = [", ".join(where) + since]
     if status.agenda.trouble:
@@ -126,7 +127,10 @@ def _approvals(status: Status) -> Iterator[str]:
         f"`fluxline promote {each.name} --version {each.version}`"
         for each in status.approvals
     ]
-    lines += [f"{run.flow} {run.name!r} waits for an answer at {run.url}" for run in status.agenda.of(PAUSED)]
+    lines += [
+        f"{run.flow} {run.name!r} waits for an answer at {shown_address(run.url)}"
+        for run in status.agenda.of(PAUSED)
+    ]
     if status.approvals_trouble:
         lines.append(f"not known, MLflow did not answer ({status.approvals_trouble})")
     yield from _row("approval", lines)

@@ -223,3 +223,15 @@ def test_a_command_is_told_as_it_was_typed():
     child.wait()
     child.stdout.close()
     assert command_of(child.pid) == ""
+
+
+def test_a_password_in_a_servers_address_is_not_shown(fluxline_home, prefect, monkeypatch):
+    place = os.environ["PREFECT_API_URL"].removeprefix("http://")
+    paused = {"id": "r", "flow_id": "f", "name": "asks", "state_name": "Paused", "state_type": "PAUSED"}
+    monkeypatch.setattr(prefect, "runs", (paused,))
+    monkeypatch.setenv("PREFECT_API_URL", f"http://ann:s3cret@{place}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cret@127.0.0.1:9")
+    told = said(Home(fluxline_home).make())
+    assert f"Prefect http://ann@{place.removesuffix('/api')}" in told
+    assert "waits for an answer at http://ann@127.0.0.1" in told
+    assert "s3cret" not in told
