@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import subprocess
 import tomllib
 from typing import Any
 
@@ -119,6 +120,30 @@ def test_a_job_gets_its_gpus_shared_memory_and_tolerations():
         1,
         1,
     )  # Prefect's worker refuses a template without them
+
+
+def test_a_job_has_the_device_that_an_external_lease_takes_for_granted():
+    defaults = TEMPLATE["variables"]["properties"]
+    assert defaults["env"]["default"]["FLUXLINE_LEASE"] == "external"
+    [container] = rendered()["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+def test_the_documents_commands_make_a_manifest_for_the_image(tmp_path):
+    """Prefect would else have each job change to the directory of whoever deployed."""
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    commands = [
+        line for line in text.splitlines() if line.endswith(" prefect-kubernetes.yaml") and ">" in line
+    ]
+    (tmp_path / "deployments").symlink_to(FOLDER)
+    subprocess.run(["bash", "-ec", "\n".join(commands)], cwd=tmp_path, check=True)
+    made = yaml.safe_load((tmp_path / "prefect-kubernetes.yaml").read_text())
+    from prefect.cli.deploy._models import PrefectYamlModel
+
+    read = PrefectYamlModel.model_validate(made)
+    place = re.findall(r"^WORKDIR (\S+)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+    assert read.pull == [{"prefect.deployments.steps.set_working_directory": {"directory": place[0]}}]
+    assert {each["work_pool"]["name"] for each in made["deployments"]} == {"fluxline-kubernetes"}
 
 
 def test_kubernetes_takes_what_we_write():
