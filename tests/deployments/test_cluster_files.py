@@ -62,6 +62,16 @@ def test_compose_holds_together():
     assert set(passwords) == {"POSTGRES_PASSWORD", "STORE_PASSWORD"}
 
 
+def test_only_one_worker_serves_the_pool_once_the_documents_command_has_run():
+    """Of two, the one without GPUs might be given a training."""
+    serving = {name for name, each in COMPOSE["services"].items() if "worker" in each.get("command", [])}
+    assert serving == {"worker", "worker-gpu"}
+    for place in (FOLDER / "compose.yaml", ROOT / "docs" / "cluster.md"):
+        lines = [line for line in place.read_text().splitlines() if "--profile gpu up" in line]
+        assert lines
+        assert all("--scale worker=0" in line for line in lines), place.name
+
+
 def test_compose_points_both_servers_at_addresses_we_accept():
     from fluxmodel.errors import InputError
     from tasks.databases import MLFLOW_VARIABLE, PREFECT_VARIABLES, Database, require_form
