@@ -5,7 +5,6 @@ whether it is on. Prefect's own way of applying replaces all schedules where one
 left out of it.
 """
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 from prefect.settings import get_current_settings
 
+from deployments import automations, triggers
 from deployments.catalogue import CATALOGUE, POOL, Deployed, Timetable
 from flows.environment import SURVIVAL
 from tasks.databases import shown_address
@@ -165,9 +165,7 @@ def _ensure_pool(client: SyncPrefectClient, pool: str) -> None:
 
 def apply_automations() -> list[str]:
     """Apply the automations of keeping runs alive and of triggers; return what changed, a line each."""
-    from deployments import automations
-
-    wanted = [*automations.automations(), *_triggers()]
+    wanted = [*automations.automations(), *triggers.automations()]
     before = _automations_now()
     automations.ensure(wanted)
     now = _automations_now()
@@ -176,12 +174,6 @@ def apply_automations() -> list[str]:
         for name in sorted(now)
         if before.get(name) != now[name]
     ]
-
-
-def _triggers() -> list[Any]:
-    if importlib.util.find_spec("deployments.triggers") is None:
-        return []
-    return importlib.import_module("deployments.triggers").automations()
 
 
 def _automations_now() -> dict[str, Any]:
