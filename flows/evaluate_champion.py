@@ -38,6 +38,10 @@ class VigilConfig(RetrainConfig):
     )
 
 
+_FIRST = ("preset", "name", "min_effect", "yearly_alpha")
+"""What is watched and how; below it the form asks for what only a retraining is told."""
+
+
 @flow(
     name="evaluate-champion",
     persist_result=False,
@@ -46,7 +50,7 @@ class VigilConfig(RetrainConfig):
     ),
     description="Draw the champion's prompts again, with the noise of its promotion and with new noise; tell a drift.",
 )
-@form(VigilConfig)
+@form(VigilConfig, tuple(dict.fromkeys((*_FIRST, *VigilConfig.model_fields))))
 def evaluate_champion(config: VigilConfig) -> State:
     """Draw the champion's prompts again, with the noise of its promotion and with new noise; tell a drift."""
     home = open_home().make()

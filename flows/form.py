@@ -23,9 +23,9 @@ def form(
 
     Args:
         kind: class of the configuration.
-        names: the fields to ask for, the others keeping their defaults; by default all.
+        names: the fields to ask for, in this order, the others keeping their defaults; by default all, in the class's.
     """
-    fields = {name: field for name, field in kind.model_fields.items() if not names or name in names}
+    fields = {name: kind.model_fields[name] for name in names or kind.model_fields}
 
     def decorate(function: Callable[[Config], Result]) -> Callable[..., Result]:
         def call(**values: Any) -> Result:

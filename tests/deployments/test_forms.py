@@ -10,6 +10,7 @@ from prefect.utilities.schema_tools.validation import validate
 from deployments.catalogue import CATALOGUE
 from flows.chain import STAGES
 from flows.config import PipelineConfig
+from flows.evaluate_champion import VigilConfig
 from flows.finetune_lora import LoraConfig
 from flows.form import fields_of
 from flows.pipeline import pipeline
@@ -111,6 +112,13 @@ def test_the_fields_of_a_configuration_stand_in_the_form_as_the_class_has_them(k
     for field, told in own.items():
         for fact in ("type", "minimum", "maximum", "enum", "description"):
             assert properties[field].get(fact) == told.get(fact), (field, fact)
+
+
+def test_the_form_of_a_vigil_asks_first_for_what_is_watched_and_how():
+    properties = schema_of("evaluate-champion")["properties"]
+    asked = sorted(properties, key=lambda field: properties[field]["position"])
+    assert asked[:4] == ["preset", "name", "min_effect", "yearly_alpha"]
+    assert set(asked) == {*VigilConfig.model_fields}
 
 
 def test_a_form_gives_the_flow_the_configuration_itself():
