@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments import automations
 from deployments.apply import apply_automations, apply_catalogue
 from deployments.catalogue import CATALOGUE, POOL
+from flows.environment import SURVIVAL
 from flows.servers import start_prefect
 from tasks.home import Home
 
@@ -77,6 +78,7 @@ def test_the_first_time_makes_everything(api, first):
         made = now[deployed.name]
         assert f"{deployed.name}: created" in first
         assert made["work_pool_name"] == POOL
+        assert made["job_variables"] == {"env": SURVIVAL}
         assert made["description"] == deployed.said
         assert made["entrypoint"] == deployed.place
         assert made["enforce_parameter_schema"]
@@ -113,6 +115,16 @@ def test_what_a_person_scheduled_stays_when_the_catalogue_changes(api, first):
     assert kept[None]["schedule"]["cron"] == "5 5 * * *"
     assert {each.name: each.changes for each in apply_catalogue(POOL) if each.changes} == {}
     api.delete(f"{place}/schedules/{kept[None]['id']}")
+
+
+def test_job_variables_that_a_person_set_stay(api, first):
+    place = f"deployments/{standing(api)['retrain']['id']}"
+    own = {"env": {"PREFECT_CLIENT_MAX_RETRIES": "9", "COLOUR": "blue"}, "working_dir": "/srv"}
+    assert api.patch(place, json={"job_variables": own}).status_code == 204
+    changed = {each.name: each.changes for each in apply_catalogue(POOL) if each.changes}
+    assert changed == {"retrain": ("job variables changed",)}
+    assert standing(api)["retrain"]["job_variables"] == {**own, "env": {**SURVIVAL, **own["env"]}}
+    assert api.patch(place, json={"job_variables": {"env": SURVIVAL}}).status_code == 204
 
 
 def test_schedules_are_switched_on_when_asked_for(api, first):
