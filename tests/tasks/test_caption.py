@@ -9,7 +9,7 @@ from fluxmodel.errors import InputError
 from tasks.caption import OwnCaptioner, _caption, identify_captioner
 
 
-def outcome(tmp_path, metrics, provenance, own=None, spool=""):
+def outcome(tmp_path, metrics, provenance, own=None, spool="", shards=()):
     (tmp_path / "card.json").write_text(json.dumps({"metrics": metrics}))
     (tmp_path / "captions.json").write_text(json.dumps({"provenance": provenance}))
     (tmp_path / "metrics.jsonl").write_text(spool)
@@ -19,7 +19,7 @@ def outcome(tmp_path, metrics, provenance, own=None, spool=""):
         asked.update(arguments)
         return tmp_path
 
-    run = SimpleNamespace(call=call, path=lambda ref: ref, output=tmp_path)
+    run = SimpleNamespace(call=call, map=lambda *_, **__: list(shards), path=lambda ref: ref, output=tmp_path)
     return _caption(run, "dataset", None, own), asked  # type: ignore[arg-type]
 
 
@@ -28,6 +28,17 @@ def test_scores_and_speed_are_said_and_logged(tmp_path):
     done, _ = outcome(tmp_path, metrics, {"captioner": "blip"}, spool='{"seconds": 4.0}\n')
     assert done.gave == "1,000 images captioned, attribute F1 0.980, alt text 0.420"
     assert done.metrics == {**metrics, "images_per_second": 250.0}
+
+
+def test_only_who_captions_here_wants_a_device_and_has_a_speed(tmp_path):
+    metrics, own = {"num_captioned": 1000.0}, OwnCaptioner(directory="vlm", revision="r")
+    given = {"metrics": metrics, "provenance": {}, "spool": '{"seconds": 4.0}\n'}
+    here, asked = outcome(tmp_path, **given, own=own)
+    assert (asked["computes"], "images_per_second" in here.metrics) == (True, True)
+    elsewhere, asked = outcome(tmp_path, **given, own=own, shards=["0-of-1"])
+    assert (asked["computes"], "images_per_second" in elsewhere.metrics) == (False, False)
+    _, asked = outcome(tmp_path, **given)
+    assert asked["computes"] is False
 
 
 def test_without_captioner_the_reason_is_said(tmp_path):
