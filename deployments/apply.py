@@ -134,8 +134,8 @@ def _apply_timetables(
     known = {each.slug: each for each in client.read_deployment_schedules(deployment) if each.slug}
     for each in timetables:
         if each.slug not in known:
-            _create_schedule(client, deployment, each, each.active or switch_on)
-            changes.append(f"schedule {each.slug} made, {'on' if each.active or switch_on else 'off'}")
+            _create_schedule(client, deployment, each, switch_on)
+            changes.append(f"schedule {each.slug} made, {'on' if switch_on else 'off'}")
         elif switch_on and not known[each.slug].active:
             client.update_deployment_schedule(deployment, known[each.slug].id, active=True)
             changes.append(f"schedule {each.slug} switched on")

@@ -16,14 +16,13 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.states import StateType
 
 from deployments.catalogue import CATALOGUE
+from tasks.cluster import FLOW
 
 SILENT_SECONDS = 150
 """A heartbeat comes every 30 seconds (flows.environment): four may be lost, as while a server starts again, and a dead
 run is still found within three minutes."""
 _ENDS = ("Completed", "Failed", "TimedOut", "Cancelled", "Crashed")
 _WAITS = ("Paused", "Suspended", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Resuming", "Late")
-_SUB_FLOWS = ("shards",)
-"""Begun by a stage of ours (tasks.shards), and so in no catalogue."""
 _SUSPENDED = ("approve",)
 """Their runs wait for a person, without a process: a late event must not make them crash."""
 
@@ -55,7 +54,7 @@ def ensure(automations: Iterable[AutomationCore]) -> list[str]:
 def automations() -> list[Automation]:
     """Return those that find dead runs of our flows; whatever else the server runs is not touched."""
     ours = [each.name for each in CATALOGUE if each.name not in _SUSPENDED]
-    return [_silent([*ours, *_SUB_FLOWS])]
+    return [_silent([*ours, FLOW])]
 
 
 def _silent(flows: Sequence[str]) -> Automation:

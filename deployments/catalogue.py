@@ -20,13 +20,13 @@ class Timetable:
         slug: its name; what a person changes about it in Prefect stays.
         cron: five fields, in UTC.
         parameters: of such a run.
-        active: whether it is on from the start. What costs hours starts off: nobody is surprised by a night's burn.
+
+    It is off until somebody switches it on: nobody is surprised by a night's burn.
     """
 
     slug: str
     cron: str
     parameters: dict[str, Any] = field(default_factory=dict)
-    active: bool = False
 
 
 @dataclass(frozen=True)

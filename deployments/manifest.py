@@ -40,7 +40,7 @@ def _entry(deployed: Deployed) -> dict[str, Any]:
                 "slug": each.slug,
                 "cron": each.cron,
                 "timezone": "UTC",
-                "active": each.active,
+                "active": False,
                 "parameters": each.parameters,
             }
             for each in deployed.timetables

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect.automations import Automation
@@ -22,6 +21,7 @@ from deployments.automations import ensure
 from deployments.catalogue import CATALOGUE
 from fluxmodel.errors import FluxlineError, InputError
 from tasks import drift
+from tasks.http_call import without_login
 
 ASKS = "approve"
 """The flow that suspends itself with a question to a person."""
@@ -129,8 +129,7 @@ def _ended(flows: Sequence[str], *states: str) -> EventTrigger:
 def _pages() -> str:
     """Address of Prefect's pages, as its users know it, without a user and password of ours."""
     settings = get_current_settings()
-    parts = urlsplit((settings.ui_url or str(settings.api.url or "").removesuffix("/api")).rstrip("/"))
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return without_login((settings.ui_url or str(settings.api.url or "").removesuffix("/api")).rstrip("/"))
 
 
 def main(arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ from flows.run_name import named, rename, this_run_id
 from tasks.artifacts import ArtifactRef
 from tasks.home import Home, open_home
 from tasks.warm_start import WarmStart, champions_start, next_seed
+from tasks.whole_file import write_whole
 
 
 class RetrainConfig(BaseModel):
@@ -112,8 +113,5 @@ def settle(home: Home, config: RetrainConfig, run_id: str) -> Settled:
     if start is not None:
         settled = Settled(seed=seed, version=start.version, base=start.base, autoencoder=start.autoencoder)
     if run_id:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_suffix(".partial")
-        partial.write_text(settled.model_dump_json())
-        partial.replace(place)
+        write_whole(place, settled.model_dump_json())
     return settled

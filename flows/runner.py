@@ -12,6 +12,7 @@ from flows.lost_runs import go_on_with_crashed_runs, skip_missed_runs, take_up_l
 from fluxmodel.stop_request import StopRequest
 from tasks.home import Home
 from tasks.launch import end_group, start_child, stop_group
+from tasks.whole_file import write_whole
 
 SERVED = "served.json"
 """File of FLUXLINE_HOME in which the runner says what it serves, once it does."""
@@ -77,10 +78,7 @@ class Runner:
 
 def note_served(home: Home, names: Sequence[str]) -> None:
     """Write down that the runner serves deployments of these names."""
-    place = home.root / SERVED
-    partial = place.with_suffix(".partial")
-    partial.write_text(json.dumps(list(names)))
-    partial.replace(place)
+    write_whole(home.root / SERVED, json.dumps(list(names)))
 
 
 def served(home: Home) -> list[str]:

@@ -170,7 +170,7 @@ class _Seats:
 
 def _seats(home: Home) -> _Seats:
     try:
-        return _Seats(holders(home), waiting(home))
+        return _Seats(holders(home), waiting())
     except (OSError, ValueError, TypeError):  # a file that is being written
         return _Seats([], [])
 

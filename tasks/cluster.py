@@ -10,6 +10,8 @@ ADDRESS = "FLUXLINE_RAY"
 COUNT = "FLUXLINE_SHARDS"
 """How many shards; by default as many as the cluster has GPUs, or for a stage of the CPU as it has cores for them."""
 LOCAL = "local"
+FLOW = "shards"
+"""Name of the flow in which a stage's shards run, below the run they belong to."""
 
 
 def cluster_address() -> str:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from fluxmodel.errors import InputError
 from tasks.home import Home
+from tasks.whole_file import write_whole
 
 PREFECT_VARIABLES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 """Both are Prefect's names of one setting; where both are set, Prefect takes the first."""
@@ -301,6 +302,5 @@ def remember(database: Database, home: Home) -> None:
     """Note in a home that stands which PostgreSQL database it lives in."""
     known = _remembered(home)
     if home.root.is_dir() and known.get(database.owner) != database.shown:
-        partial = _note(home).with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps({**known, database.owner: database.shown}, indent=1, sort_keys=True))
-        os.replace(partial, _note(home))
+        noted = {**known, database.owner: database.shown}
+        write_whole(_note(home), json.dumps(noted, indent=1, sort_keys=True))

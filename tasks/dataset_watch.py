@@ -23,6 +23,7 @@ from fluxmodel.data.sources import open_source
 from fluxmodel.errors import InputError
 from tasks.announce import announce
 from tasks.home import Home
+from tasks.whole_file import write_whole
 
 EVENT = "fluxline.dataset.changed"
 _RACY_NS = 2_000_000_000
@@ -105,27 +106,27 @@ def look(
         fingerprint = fingerprint_of(sorted(digests.items()))
         kept = {"data": source.spec, "files": files, "looked": now}
         if not before:
-            _write(place, kept | {"told": [fingerprint], "base": digests, "restless": None})
+            write_whole(place, json.dumps(kept | {"told": [fingerprint], "base": digests, "restless": None}))
             return Look("first", f"{source.spec} is watched from now on: {len(files)} files.", None, num_read)
         kept |= {"told": before["told"], "base": before["base"], "restless": None}
         if fingerprint == before["told"][-1]:
-            _write(place, kept)
+            write_whole(place, json.dumps(kept))
             return Look("same", f"{source.spec} has not changed: {len(files)} files.", None, num_read)
         change = _change(source.spec, fingerprint, before, digests)
         if fingerprint in before["told"]:
             told = [each for each in before["told"] if each != fingerprint]
-            _write(place, kept | {"told": [*told, fingerprint], "base": digests})
+            write_whole(place, json.dumps(kept | {"told": [*told, fingerprint], "base": digests}))
             said = f"{source.spec} is back to what it was before ({change.said}); that was told already."
             return Look("known", said, change, num_read)
         restless = before.get("restless") or {}
         since = restless["since"] if restless.get("fingerprint") == fingerprint else now
         if now - since < quiet_seconds:
-            _write(place, kept | {"restless": {"fingerprint": fingerprint, "since": since}})
+            write_whole(place, json.dumps(kept | {"restless": {"fingerprint": fingerprint, "since": since}}))
             left = quiet_seconds - (now - since)
             said = f"{source.spec} changed ({change.said}); it is told once nothing changes for {left / 60:.3g} min."
             return Look("restless", said, change, num_read)
         tell(change)
-        _write(place, kept | {"told": [*before["told"], fingerprint], "base": digests})
+        write_whole(place, json.dumps(kept | {"told": [*before["told"], fingerprint], "base": digests}))
     return Look("changed", f"{source.spec} changed: {change.said}.", change, num_read)
 
 
@@ -222,12 +223,3 @@ def _read(place: Path) -> dict[str, Any]:
         raise InputError(
             f"{place} cannot be read ({error}); remove it, and the next look counts as the first."
         ) from error
-
-
-def _write(place: Path, state: dict[str, Any]) -> None:
-    partial = place.with_name(f".{place.name}.partial")
-    with partial.open("w") as file:
-        json.dump(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, place)

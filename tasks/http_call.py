@@ -57,6 +57,12 @@ def mlflow_headers() -> dict[str, str]:
     return _authorization(os.environ.get("MLFLOW_TRACKING_TOKEN", ""), "")
 
 
+def without_login(url: str) -> str:
+    """Return an address without user and password: one that may be shown, and opened by whoever sees it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def _authorization(token: str, login: str) -> dict[str, str]:
     """A token, else USER:PASSWORD, as a header; none where there is neither."""
     if token:
@@ -71,10 +77,9 @@ def _open(
     url: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None, seconds: float
 ) -> Iterator[Any]:
     data = None if body is None else json.dumps(body).encode()
-    parts = urlsplit(url)
-    login, _, host = parts.netloc.rpartition("@")
+    login = urlsplit(url).netloc.rpartition("@")[0]
     given = {"Content-Type": "application/json", **_authorization("", unquote(login)), **(headers or {})}
-    request = urllib.request.Request(parts._replace(netloc=host).geturl(), data, given)
+    request = urllib.request.Request(without_login(url), data, given)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=seconds) as reply:

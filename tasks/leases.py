@@ -202,7 +202,7 @@ def holders(home: Home) -> list[Holder]:
     return [Holder(resource=each["resource"], **_who(each)) for each in found]
 
 
-def waiting(_home: Home) -> list[Waiting]:
+def waiting() -> list[Waiting]:
     """Return who waits for devices of this machine, of whatever home, the next one first."""
     return [Waiting(wanted=int(each.get("wanted", 1)), **_who(each)) for each in read_queue(locks_folder())]
 

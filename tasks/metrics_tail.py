@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from tasks.home import Home
 from tasks.pictures import SAMPLES, read_picture
 from tasks.spool import SpoolLine, SpoolReader
 from tasks.usage import FILE as USAGE
+from tasks.whole_file import write_whole
 
 
 class MetricsTail:
@@ -119,7 +119,7 @@ class MetricsTail:
 
     def _remember(self) -> None:
         place = {"offset": self.reader.offset, "usage_offset": self.usage.offset, "last": self.last}
-        _write_json(self.state, {"run_id": self.run_id, **place, "pictures": self.sent_pictures})
+        write_whole(self.state, json.dumps({"run_id": self.run_id, **place, "pictures": self.sent_pictures}))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -127,9 +127,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value))
-    os.replace(partial, path)

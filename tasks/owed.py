@@ -3,7 +3,6 @@
 An artifact whose copy would keep the next stage waiting is noted down too, and logged meanwhile.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from tasks.home import Home
 from tasks.lineage import log_record
 from tasks.metrics_tail import MetricsTail
 from tasks.run_key import RunRecord, StageIdentity
+from tasks.whole_file import write_whole
 
 MEANWHILE_BYTES = 128 << 20
 """Artifacts above this are logged while the next stage works: a gigabyte took 2.5 s, 300 MB 0.24 s."""
@@ -58,11 +58,8 @@ def finish(home: Home, debt: Debt, tail: MetricsTail, record: RunRecord) -> None
     is_large = record.artifact.num_bytes > MEANWHILE_BYTES
     if tail.pump() and not is_large and _log(home, tail.run_id, record):
         return
-    place = home.root / "owed" / f"{debt.run_key}.json"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(".partial")
-    partial.write_text(debt.model_copy(update={"record": record}).model_dump_json())
-    os.replace(partial, place)
+    note = debt.model_copy(update={"record": record}).model_dump_json()
+    write_whole(home.root / "owed" / f"{debt.run_key}.json", note)
     if is_large and not tail.is_away:
         threading.Thread(target=settle, args=(home, tail.say), name="owed").start()
 

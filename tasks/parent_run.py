@@ -18,6 +18,7 @@ from tasks.claims import abandoned, claim
 from tasks.dataset_input import dataset_input
 from tasks.headline import curve_points, headline_metrics, headline_settings
 from tasks.home import Home, open_home
+from tasks.http_call import without_login
 from tasks.in_use import in_use
 from tasks.launch import STOP
 from tasks.links import wait_until_sent
@@ -259,6 +260,6 @@ def _prefect_tags() -> dict[str, str]:
 
     if not flow_run.id:
         return {}
-    address = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
+    address = without_login(os.environ.get("PREFECT_API_URL", "").removesuffix("/api"))
     page = f"{address}/runs/flow-run/{flow_run.id}" if address else ""
     return {"prefect.flow_run_id": flow_run.id, "prefect.flow_run_url": page}

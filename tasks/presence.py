@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.home import Home
+from tasks.whole_file import write_whole
 
 RUN, ALIKE, QUEUED, WORKING = "run", "alike", "queued", "working"
 _SAME_START = 1.0
@@ -62,11 +63,8 @@ class Note:
         self._write()
 
     def _write(self) -> None:
-        partial = self.path.with_name(f".{self.path.name}.partial")
         with suppress(OSError):  # a full disk stops what it must, not this
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(self.presence.model_dump_json())
-            os.replace(partial, self.path)
+            write_whole(self.path, self.presence.model_dump_json())
 
 
 @contextmanager

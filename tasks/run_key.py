@@ -6,7 +6,6 @@ record of what went in and what came out, and a record that differs in one thing
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.artifacts import ArtifactRef
 from tasks.code_digest import combined
 from tasks.home import Home
+from tasks.whole_file import write_whole
 
 _Model = TypeVar("_Model", bound=BaseModel)
 HISTORY_LENGTH = 50
@@ -86,7 +86,7 @@ class RunBook:
 
     def write(self, record: RunRecord) -> None:
         """Keep the record of a finished run."""
-        _replace(self.home.runs / f"{record.run_key}.json", record.model_dump_json(indent=1))
+        write_whole(self.home.runs / f"{record.run_key}.json", record.model_dump_json(indent=1))
 
     def records(self) -> list[RunRecord]:
         """Return the records of all finished runs."""
@@ -120,9 +120,9 @@ class RunBook:
         )
         history = [*self.history(identity.stage), decision][-HISTORY_LENGTH:]
         lines = "\n".join(entry.model_dump_json() for entry in history)
-        _replace(self._stage_file(identity.stage), lines + "\n")
+        write_whole(self._stage_file(identity.stage), lines + "\n")
         if not reused:
-            _replace(self._identity_file(identity.stage), identity.model_dump_json())
+            write_whole(self._identity_file(identity.stage), identity.model_dump_json())
         return decision
 
     def history(self, stage: str) -> list[Decision]:
@@ -209,10 +209,3 @@ def _load(path: Path, model: type[_Model]) -> _Model | None:
         return model.model_validate_json(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}-{os.getpid()}-{time.monotonic_ns()}")
-    partial.write_text(text)
-    os.replace(partial, path)

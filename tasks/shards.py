@@ -19,12 +19,12 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from fluxmodel.errors import InputError, InterruptedRun
-from tasks.cluster import ADDRESS, LOCAL, check_cluster, cluster_address, num_shards
+from tasks.cluster import ADDRESS, FLOW, LOCAL, check_cluster, cluster_address, num_shards
 from tasks.devices import placed_devices
 from tasks.launch import STOP, grace_seconds, run_child
 from tasks.leases import KIND, Asker, Need, lease
-from tasks.resources import worth_retrying
 from tasks.spool import SpoolReader
+from tasks.stage import is_worth_retrying
 from tasks.stage_run import FINISHED, StageRun, fresh_call
 
 PLACED = "placed.json"
@@ -72,16 +72,12 @@ def map_shards(run: StageRun, function: str, arguments: dict[str, Any]) -> list[
         del _AT_WORK[key]
 
 
-def _is_worth_retrying(_task: Any, _task_run: Any, state: Any) -> bool:
-    return isinstance(state.data, BaseException) and worth_retrying(state.data)
-
-
 @task(
     name="shard",
     task_run_name="{job.stage} shard {job.number} of {job.total}",
     retries=1,
     retry_delay_seconds=2,
-    retry_condition_fn=_is_worth_retrying,
+    retry_condition_fn=is_worth_retrying,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
@@ -103,7 +99,7 @@ def shard(job: ShardJob) -> str:
     return str(final)
 
 
-@flow(name="shards", validate_parameters=False, persist_result=False)
+@flow(name=FLOW, validate_parameters=False, persist_result=False)
 def _mapped(run_key: str) -> list[str]:
     return _map(run_key)
 
@@ -126,8 +122,8 @@ def _jobs(run: StageRun, function: str, arguments: dict[str, Any]) -> list[Shard
     each = 1 if run.resources.gpus and gpus else 0
     room = gpus if each else sum(int(node.get("CPU", 0)) // threads for node in nodes)
     begun = {int(place.name.split("-")[-1]) for place in (run.work / "shards").glob("*-of-*")}
-    total = max(begun, default=0) or num_shards(
-        room
+    total = max(
+        begun, default=num_shards(room)
     )  # a cluster that has shrunk meanwhile takes up the same shards
     return [
         ShardJob(
@@ -163,8 +159,8 @@ def _watch(run: StageRun, jobs: Sequence[ShardJob], futures: Sequence[Any]) -> N
             for job, spool in zip(jobs, spools, strict=True):
                 if lines := spool.read():
                     reached[job.number] = lines[-1].step, lines[-1].total
-            total = f"{len(jobs) - len(pending)} of {len(jobs)} shards done"
-            run.progress(sum(at for at, _ in reached.values()), sum(of for _, of in reached.values()), total)
+            steps, totals = (sum(each) for each in zip(*reached.values(), strict=True))
+            run.progress(steps, totals, f"{len(jobs) - len(pending)} of {len(jobs)} shards done")
     except BaseException:
         for ref in pending:
             ray.cancel(ref)  # as Ctrl-C there: the children are asked to end

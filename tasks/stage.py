@@ -32,7 +32,7 @@ from tasks.progress import board
 from tasks.resources import RESOURCES, worth_retrying
 from tasks.run_key import RunBook, RunRecord, StageIdentity
 from tasks.run_names import namer
-from tasks.seat import Seat, need_of
+from tasks.seat import Seat, need_of, resources_of
 from tasks.spool import SpoolReader
 from tasks.stage_page import stage_page
 from tasks.stage_run import Outcome, RunContext, StageRun
@@ -68,7 +68,7 @@ class Stage:
             "cache_result_in_memory": False,
             "retries": resources.retries,
             "retry_delay_seconds": [2, 30],  # in the second a server that died has come back
-            "retry_condition_fn": _is_worth_retrying,
+            "retry_condition_fn": is_worth_retrying,
         }
 
     def identity(self, home: Home, inputs: dict[str, Any]) -> StageIdentity:
@@ -111,7 +111,7 @@ class Stage:
         home = Home(Path(context.home)).make()
         identity, book = self.identity(home, inputs), RunBook(home)
         folder = home.work(identity.run_key)
-        resources = RESOURCES.get(identity.stage, RESOURCES[self.name])
+        resources = resources_of(identity.stage)
         threads = _threads(inputs) or resources.cpus
         seen = present(home, identity.stage, ALIKE, identity.run_key, context.pipeline_key, this_flow_run())
         with in_use(home), seen as note, _only_one(folder / "lock") as lock:
@@ -228,5 +228,6 @@ def _processes(inputs: dict[str, Any]) -> int:
     return max(getattr(value, name, None) or 1 for value in inputs.values() for name in names)
 
 
-def _is_worth_retrying(_task: Any, _task_run: Any, state: Any) -> bool:
+def is_worth_retrying(_task: Any, _task_run: Any, state: Any) -> bool:
+    """Return whether a task that came to this state may be tried again: what Prefect asks as its retry condition."""
     return isinstance(state.data, BaseException) and worth_retrying(state.data) and not STOP.is_set()

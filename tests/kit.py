@@ -49,7 +49,7 @@ def loaded_after(code: str, modules: tuple[str, ...]) -> list[str]:
 def wait_until(
     condition: Callable[[], T],
     what: str = "a condition of the test",
-    seconds: float = 300,
+    seconds: float = 60,
     pause: float = 0.02,
 ) -> T:
     """Return what `condition` gives once that is true; fail after `seconds`."""

@@ -56,7 +56,8 @@ class ServedHome:
         def text() -> str:
             return self.said.read_text()[from_here:]
 
-        wait_until(lambda: "Served" in text() or self.process.poll() is not None, "fluxline up")  # type: ignore[union-attr]
+        started = self.process
+        wait_until(lambda: "Served" in text() or started.poll() is not None, "fluxline up", seconds=PATIENCE)
         assert "Served" in text(), text()
         self.prefect, self.mlflow = re.findall(r"^(?:prefect|mlflow) +(http://\S+)", text(), re.MULTILINE)
 
@@ -113,7 +114,7 @@ class ServedHome:
                     return [reply.json()]
             return []
 
-        return wait_until(answer, path)[0]
+        return wait_until(answer, path, seconds=PATIENCE)[0]
 
     def press_run(self, **parameters: Any) -> str:
         """Run the deployment `pipeline`, as the button does; return the flow run's id."""

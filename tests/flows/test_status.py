@@ -104,7 +104,7 @@ def test_who_waits_for_which_device_behind_whom(fluxline_home, monkeypatch):
     held = [Holder("gpu-0", "train", "t" * 64, pid, 0.0), Holder("cpu-0", "curate", "c" * 64, pid, 0.0)]
     queue = [Waiting("encode", "e" * 64, 1, 4711, 0.0), Waiting("rectify", "r" * 64, 2, pid, 0.0)]
     monkeypatch.setattr("flows.status.holders", lambda _: held)
-    monkeypatch.setattr("flows.status.waiting", lambda _: queue)
+    monkeypatch.setattr("flows.status.waiting", lambda: queue)
     with (
         present(home, "demo", RUN, pipeline_key="p"),
         present(home, "train", WORKING, "t" * 64, "p"),

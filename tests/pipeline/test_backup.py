@@ -37,7 +37,7 @@ def test_a_lost_home_comes_back_elsewhere_and_goes_on(finished, forget, ran, kil
 
     process = old.start("run", "--preset", "smoke")
     checkpoints = old.work(finished[1]["train"]) / "output" / "checkpoints"
-    wait_until(lambda: list(checkpoints.glob("step-*.pt")) or process.poll() is not None)
+    wait_until(lambda: list(checkpoints.glob("step-*.pt")) or process.poll() is not None, seconds=300)
     saved, _ = old.run("backup", pool, "--json")
     kill_tree(process)
     assert {each["owner"] for each in saved["databases"]} == {"Prefect", "MLflow"}
@@ -74,7 +74,7 @@ def test_a_backup_killed_at_any_moment_is_a_whole_one_or_none(finished, tmp_path
     command, pool = finished[0], Pool(tmp_path / "backups")
     for files in (1, 40):
         process = command.start("backup", str(pool.root))
-        wait_until(lambda n=files, p=process: is_reached(pool, n) or p.poll() is not None)
+        wait_until(lambda n=files, p=process: is_reached(pool, n) or p.poll() is not None, seconds=300)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         found = pool.manifests()

@@ -133,7 +133,7 @@ def stages(home: Path, mode: str, until: Path, **environment: str) -> Iterator[s
 def watcher() -> Iterator[Watcher]:
     watching = Watcher(Path(os.environ["FLUXLINE_LOCKS"]))
     watching.start()
-    wait_until(lambda: bool(watching.looks))
+    wait_until(lambda: bool(watching.looks), seconds=300)
     yield watching
     watching.over.set()
     watching.join()
@@ -185,13 +185,15 @@ def test_four_stages_of_two_projects_share_two_devices(tmp_path, watcher):
         watcher.parents += [one.pid, other.pid]
         for seed, process in enumerate((one, other, other, one)):
             tell(process, str(seed))
-            wait_until(lambda seed=seed: watcher.busy() + len(watcher.looks[-1].waiting) == seed + 1)
+            wait_until(
+                lambda seed=seed: watcher.busy() + len(watcher.looks[-1].waiting) == seed + 1, seconds=300
+            )
         came = watcher.looks[-1].waiting
         assert (watcher.busy(), len(came)) == (2, 2)
         all_came.touch()
         finish(one)
         finish(other)
-    wait_until(lambda: not watcher.looks[-1].locked)
+    wait_until(lambda: not watcher.looks[-1].locked, seconds=300)
     assert [len(turn) for turn in turns(watcher)] == [2, 2]
     assert (
         mean_taken(watcher) > 1.7
@@ -211,7 +213,7 @@ def test_prefects_limit_shows_what_the_locks_decide(tmp_path, watcher, prefect_u
     with api, stages(tmp_path / "home", "flow", all_came, **given) as process:
         watcher.parents.append(process.pid)
         tell(process, "0 1 2 3")
-        wait_until(lambda: (watcher.busy(), len(watcher.looks[-1].waiting)) == (2, 2))
+        wait_until(lambda: (watcher.busy(), len(watcher.looks[-1].waiting)) == (2, 2), seconds=300)
         assert active() == 2
         all_came.touch()
         while process.poll() is None:

@@ -16,7 +16,7 @@ import pytest
 
 from tasks.spool import SpoolReader
 from tests.kit import wait_until
-from tests.served_home import CHILDREN, ServedHome, spooled
+from tests.served_home import CHILDREN, PATIENCE, ServedHome, spooled
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,7 +53,7 @@ def served(finished, tmp_path_factory) -> Iterator[ServedHome]:
 
 
 def kill_child(home: ServedHome) -> None:
-    wait_until(lambda: home.kill(*CHILDREN), "a child to kill")
+    wait_until(lambda: home.kill(*CHILDREN), "a child to kill", seconds=PATIENCE)
 
 
 def lock_databases(home: ServedHome) -> None:
@@ -94,7 +94,7 @@ def test_whatever_dies_the_run_ends_as_if_undisturbed(row, served, finished):
     stages = finished[1]
     served.forget(stages[name])
     run = served.press_run(preset="smoke")
-    wait_until((served.work(stages[name]) / "job.json").exists, f"{name} to begin")
+    wait_until((served.work(stages[name]) / "job.json").exists, f"{name} to begin", seconds=PATIENCE)
     time.sleep(moment)  # the random moment; nothing is hoped of it
     row.strike(served)
     struck = time.monotonic()
@@ -108,11 +108,15 @@ def test_cancelled_it_saves_a_checkpoint_and_run_again_it_goes_on(served, finish
     served.forget(stages["train"])
     run = served.press_run(preset="smoke")
     checkpoints = served.work(stages["train"]) / "output" / "checkpoints"
-    wait_until(lambda: list(checkpoints.glob("*")), "a first checkpoint")
+    wait_until(lambda: list(checkpoints.glob("*")), "a first checkpoint", seconds=PATIENCE)
     before = served.runs_of(f"tags.run_key = '{stages['train']['run_key']}'")
     served.press_cancel(run)
     began = time.monotonic()
-    wait_until(lambda: served.state(run)[0] not in ("RUNNING", "CANCELLING"), "the end of the cancelled run")
+    wait_until(
+        lambda: served.state(run)[0] not in ("RUNNING", "CANCELLING"),
+        "the end of the cancelled run",
+        seconds=PATIENCE,
+    )
     print(f"cancelled after {time.monotonic() - began:.1f} s")
     assert served.state(run)[0] == "CANCELLED"
     wait_until(lambda: not served.members(ENGINE, *CHILDREN), "the end of its processes", 60)
@@ -137,7 +141,7 @@ def test_two_at_once_do_the_work_once_and_a_third_that_asks_for_more_its_own(ser
     command = type(finished[0])(served.home, {})
     run = served.press_run(preset="smoke")
     others: list[tuple[Any, list[str]]] = []
-    wait_until((served.work(stages["train"]) / "job.json").exists, "train to begin")
+    wait_until((served.work(stages["train"]) / "job.json").exists, "train to begin", seconds=PATIENCE)
     for asked in ([], ["--num-images", "32"]):
         others.append((command.start("run", "--preset", "smoke", "--json", *asked), asked))
     ends = [(process.communicate(timeout=600), process.returncode) for process, _ in others]

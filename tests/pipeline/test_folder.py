@@ -82,7 +82,9 @@ def test_a_folder_is_learned_and_then_a_style_of_a_folder(finished, ran, folder,
 
     (moved / "001.txt").write_text("a green patch indeed")
     process, artifacts = command.start("run", "--preset", "smoke", *asked), command.home / "artifacts"
-    wait_until(lambda: process.poll() is not None or len([*(artifacts / "dataset").glob("[!.]*")]) == 2)
+    wait_until(
+        lambda: process.poll() is not None or len([*(artifacts / "dataset").glob("[!.]*")]) == 2, seconds=300
+    )
     kill_tree(process)
     why, _ = command.run("why", "curate", "--json")
     assert why["stages"][0]["reason"].startswith("re-ran because source.fingerprint changed")

@@ -96,7 +96,7 @@ def test_interrupted_it_leaves_nothing(finished, tmp_path, number):
     command = finished[0]
     out = tmp_path / "stopped"
     process = command.start("evaluate", "champion", "--num-images", "3000", "--out", str(out))
-    wait_until(lambda: list((command.home / "work").glob("judge-*/output/metrics.jsonl")))
+    wait_until(lambda: list((command.home / "work").glob("judge-*/output/metrics.jsonl")), seconds=300)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     _, err = process.communicate(timeout=120)

@@ -68,7 +68,10 @@ def test_killed_once_in_every_stage_the_run_ends_as_if_undisturbed(finished, tmp
 def run_until(command, remaining: dict[str, Moment]):
     """Start the run; return its process when it has ended or one of the moments has come."""
     process = command.start("run", "--preset", "smoke", "--json")
-    wait_until(lambda: process.poll() is not None or any(moment.is_now() for moment in remaining.values()))
+    wait_until(
+        lambda: process.poll() is not None or any(moment.is_now() for moment in remaining.values()),
+        seconds=300,
+    )
     return process
 
 

@@ -101,7 +101,7 @@ def test_interrupted_it_saves_a_checkpoint_and_goes_on(again, finished, forget, 
     stages = finished[1]
     forget(again, stages, "train")
     process = again.start("run", "--preset", "smoke")
-    wait_until((again.work(stages["train"]) / "output" / "metrics.jsonl").exists)
+    wait_until((again.work(stages["train"]) / "output" / "metrics.jsonl").exists, seconds=300)
     process.send_signal(ending)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err

@@ -110,7 +110,9 @@ def test_up_serves_from_postgresql_and_a_backup_comes_back_into_other_databases(
     command, stages = ran_there
     process = command.start("up")
     try:
-        wait_until(lambda: (command.home / "servers.json").exists() or process.poll() is not None)
+        wait_until(
+            lambda: (command.home / "servers.json").exists() or process.poll() is not None, seconds=300
+        )
         assert process.poll() is None
         for member in [*psutil.Process(process.pid).children(recursive=True)]:
             assert PASSWORD not in " ".join(member.cmdline())

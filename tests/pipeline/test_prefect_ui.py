@@ -39,12 +39,14 @@ class Up:
         self.home = command.home
         self.process = command.start("up")
         place = self.home / "servers.json"
-        wait_until(lambda: place.is_file() or self.process.poll() is not None, "servers")
+        wait_until(lambda: place.is_file() or self.process.poll() is not None, "servers", seconds=PATIENCE)
         assert self.process.poll() is None, self.process.communicate()
         found = json.loads(place.read_text())
         self.prefect, self.mlflow = f"{found['prefect_url']}/v2", found["mlflow_url"]
         self.api = httpx.Client(base_url=f"{found['prefect_url']}/api/", timeout=60)
-        wait_until(lambda: self.deployment("approve").get("status") == "READY", "deployments")
+        wait_until(
+            lambda: self.deployment("approve").get("status") == "READY", "deployments", seconds=PATIENCE
+        )
 
     def deployment(self, name: str) -> dict[str, Any]:
         reply = self.api.get(f"deployments/name/{name}/{name}")
@@ -258,7 +260,9 @@ def test_a_promotion_is_approved_in_the_browser(up, page):
         assert up.ended(submit(shown)) == "Completed"
         assert "champion" not in up.versions("asked")["1"]
         waiting = wait_until(
-            lambda: [run["id"] for run in up.runs("approve") if run["state_type"] == "PAUSED"], "the question"
+            lambda: [run["id"] for run in up.runs("approve") if run["state_type"] == "PAUSED"],
+            "the question",
+            seconds=PATIENCE,
         )
         (number,) = waiting  # the run asked by itself, and once
         shown.goto(f"{up.prefect}/runs/flow-run/{number}")

@@ -100,7 +100,7 @@ def test_on_ray_the_captions_are_those_of_one_machine(there, finished, ran, pref
 def test_a_shard_that_is_killed_is_done_again_and_no_other(there, finished):
     process = there.start("run", "--preset", "smoke", "--json")
     shards = there.work(finished[1]["caption"]) / "shards"
-    wait_until(lambda: [*shards.glob("*/finished")] or process.poll() is not None)
+    wait_until(lambda: [*shards.glob("*/finished")] or process.poll() is not None, seconds=300)
     (done,) = list(shards.glob("*/finished"))[:1]
     before = done.stat().st_mtime_ns
     for child in children_of(shards):
@@ -116,7 +116,7 @@ def test_a_shard_that_is_killed_is_done_again_and_no_other(there, finished):
 def test_stopped_it_leaves_no_child_on_the_cluster_and_goes_on(there, finished, ran):
     process = there.start("run", "--preset", "smoke", "--json")
     shards = there.work(finished[1]["caption"]) / "shards"
-    wait_until(lambda: children_of(shards) or process.poll() is not None)
+    wait_until(lambda: children_of(shards) or process.poll() is not None, seconds=300)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err

@@ -161,7 +161,7 @@ def test_messages_arrive_and_say_which_run_which_model_and_where(server, inbox):
     block.save("ours", overwrite=True)
     names = ensure(automations("custom-webhook/ours"))
     assert ensure(automations("custom-webhook/ours")) == names
-    wait_until(lambda: end_run(retrain, {}, "probe", Failed()) and came)  # it listens soon after
+    wait_until(lambda: end_run(retrain, {}, "probe", Failed()) and came, seconds=120)  # it listens soon after
 
     asked = {"config": {"preset": "demo", "name": ""}}
     failed = end_run(retrain, asked, "weekly", Failed(message="CUDA out of memory"))
@@ -191,7 +191,7 @@ def test_messages_arrive_and_say_which_run_which_model_and_where(server, inbox):
 
 def message(came: list[dict[str, str]], subject: str) -> str:
     """The text of the message with this subject, once it came."""
-    wait_until(lambda: subject in [each["subject"] for each in came])
+    wait_until(lambda: subject in [each["subject"] for each in came], seconds=120)
     return next(each["body"] for each in came if each["subject"] == subject)
 
 
@@ -230,7 +230,9 @@ def test_a_child_is_seen_in_its_task_runs_log_and_its_page_in_a_browser(server, 
         lines = [line["message"] for line in prefect.post("/logs/filter", json=asked).json()]
         asked = {"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
         artifacts = {each["key"]: each for each in prefect.post("/artifacts/filter", json=asked).json()}
-        wait_until(lambda: prefect.get(f"/task_runs/{task_run}").status_code == 200)  # recorded by and by
+        wait_until(
+            lambda: prefect.get(f"/task_runs/{task_run}").status_code == 200, seconds=120
+        )  # recorded by and by
         assert prefect.get(f"/task_runs/{task_run}").json()["name"] == "train 40 steps, seed 3"
     assert [line for line in lines if line.startswith("the ")] == ["the data are loaded", "the last words"]
     assert any(line.startswith("40/40 (100 %), 10/s, loss 0.025") for line in lines)

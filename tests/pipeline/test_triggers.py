@@ -65,7 +65,9 @@ class Operations:
 
     def wait(self, run_id: str, states: tuple[str, ...]) -> dict[str, Any]:
         wait_until(
-            lambda: self.run(run_id)["state_name"] in (*states, "Crashed", "Failed"), f"{run_id} {states}"
+            lambda: self.run(run_id)["state_name"] in (*states, "Crashed", "Failed"),
+            f"{run_id} {states}",
+            seconds=PATIENCE,
         )
         found = self.run(run_id)
         assert found["state_name"] in states, found["state"]
@@ -123,7 +125,7 @@ def waiting(operations: Operations) -> dict[str, str]:
         version = registry.find_version(home, NAME, str(number))
         registry.set_tags(home, version, tags)
         promotion.ask_approval(home, version, ["Shown better."])
-    wait_until(lambda: is_deployed(operations, approval.DEPLOYMENT), "approve is deployed")
+    wait_until(lambda: is_deployed(operations, approval.DEPLOYMENT), "approve is deployed", seconds=PATIENCE)
     said = [approval.request(home, NAME, version) for version in ("2", "3", "4", "2")]
     runs = dict(zip("234", (each.rsplit("/", 1)[1] for each in said), strict=False))
     assert said[3] == said[0]  # asked again: the same run
@@ -143,7 +145,11 @@ def is_deployed(operations: Operations, name: str) -> bool:
 
 
 def test_while_a_person_is_waited_for_nothing_is_held(operations, waiting):
-    wait_until(lambda: not operations.runner.children(recursive=True), "the runs' processes are gone")
+    wait_until(
+        lambda: not operations.runner.children(recursive=True),
+        "the runs' processes are gone",
+        seconds=PATIENCE,
+    )
     limit = operations.ask("GET", f"/deployments/name/{approval.DEPLOYMENT}")["global_concurrency_limit"]
     assert (limit["limit"], limit["active_slots"]) == (3, 0)
     asked = operations.run(waiting["2"])
@@ -238,14 +244,14 @@ def test_a_folder_that_changed_starts_one_retraining_with_what_was_asked(operati
     shutil.copytree(home.watches, tmp_path / "before")
     assert look(home, str(folder), 0, tell).state == "changed"
     assert look(home, str(folder), 0, tell).state == "same"
-    wait_until(lambda: operations.runs_of("retrain"), "the automation started retrain")
+    wait_until(lambda: operations.runs_of("retrain"), "the automation started retrain", seconds=PATIENCE)
     (started,) = operations.runs_of("retrain")
     assert started["parameters"] == asked | {"data": str(folder)}
     assert [type(started["parameters"][name]) for name in ("train_steps", "needs_approval")] == [int, bool]
 
     shutil.rmtree(home.watches)  # cut off between telling and noting: the server knows the event already
     shutil.copytree(tmp_path / "before", home.watches)
-    wait_until(lambda: look(home, str(folder), 0, tell).state == "changed", "looked again")
+    wait_until(lambda: look(home, str(folder), 0, tell).state == "changed", "looked again", seconds=PATIENCE)
     assert told in (
         [True, False],
         [True, True],
@@ -254,7 +260,9 @@ def test_a_folder_that_changed_starts_one_retraining_with_what_was_asked(operati
     announce("fluxline.champion.drifted", "x 1", drifted, asked | {"data": ""})  # its automation is off
     (folder / "c.png").write_text("c")
     look(home, str(folder), 0, tell)
-    wait_until(lambda: len(operations.runs_of("retrain")) > 1, "the second change started retrain")
+    wait_until(
+        lambda: len(operations.runs_of("retrain")) > 1, "the second change started retrain", seconds=PATIENCE
+    )
     assert (
         len(operations.runs_of("retrain")) == 2
     )  # neither the double nor the drift did, although they came earlier
@@ -277,7 +285,11 @@ def test_a_drift_starts_a_retraining_where_a_person_switched_it_on(operations, d
                   ci_high=0.6, n=9, promoted=0.8, promoted_low=0.7, promoted_high=0.9)  # fmt: skip
     monkeypatch.setattr(tracking, "client", lambda _: FakeRegistry())
     assert announce_drift(operations.home, version, night, asked | {"data": ""})
-    wait_until(lambda: len(operations.runs_of("retrain")) == before + 1, "the automation started retrain")
+    wait_until(
+        lambda: len(operations.runs_of("retrain")) == before + 1,
+        "the automation started retrain",
+        seconds=PATIENCE,
+    )
     newest = max(operations.runs_of("retrain"), key=lambda run: run["created"])
     assert newest["parameters"] == asked | {"data": ""}
 

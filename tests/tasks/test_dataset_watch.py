@@ -188,7 +188,7 @@ def test_a_look_cut_off_after_telling_tells_the_very_same_event(watch, monkeypat
     watch.look()
     watch.add("d.png")
     with monkeypatch.context() as patch:
-        patch.setattr(dataset_watch, "_write", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(dataset_watch, "write_whole", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             watch.look(quiet=0)
     assert watch.look(quiet=0).state == "changed"

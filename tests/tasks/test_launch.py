@@ -59,7 +59,7 @@ def test_child_that_hangs_is_stopped(tmp_path, monkeypatch, limit):
 def test_what_a_child_leaves_behind_is_ended(tmp_path):
     launch(tmp_path, orphan=True)
     orphan = int((tmp_path / "output" / "orphan").read_text())
-    assert wait_until(lambda: not _runs(orphan))
+    assert wait_until(lambda: not _runs(orphan), seconds=15)
 
 
 def test_stop_saves_a_checkpoint_and_the_next_run_ends_the_same(tmp_path):
@@ -80,11 +80,11 @@ def test_child_dies_with_a_killed_parent(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    wait_until((tmp_path / "output" / "checkpoint.json").exists)
+    wait_until((tmp_path / "output" / "checkpoint.json").exists, seconds=15)
     child = psutil.Process(parent.pid).children()[0]
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    assert wait_until(lambda: not _runs(child.pid))
+    assert wait_until(lambda: not _runs(child.pid), seconds=15)
 
 
 def test_children_are_quiet_and_have_their_threads():
@@ -137,7 +137,7 @@ def test_what_a_dead_leader_left_behind_is_ended(tmp_path):
     leader.stdout.close()
     assert _runs(orphan)
     end_group(leader, grace=5.0)
-    assert wait_until(lambda: not _runs(orphan))
+    assert wait_until(lambda: not _runs(orphan), seconds=15)
 
 
 def test_a_child_holds_the_locks_it_is_given_until_it_ends(tmp_path):

@@ -348,7 +348,7 @@ def test_a_stop_ends_the_waiting_and_leaves_no_ticket():
 
 def test_anybody_sees_who_has_what_and_who_is_next(home):
     order: list[str] = []
-    assert (holders(home), waiting(home)) == ([], [])
+    assert (holders(home), waiting()) == ([], [])
     with take("train", TWO):
         waiter = Waiter(order, "evaluate", TWO, priority=7)
         found = holders(home)
@@ -356,12 +356,12 @@ def test_anybody_sees_who_has_what_and_who_is_next(home):
             (f"gpu-{n}", "train", "key", os.getpid(), "home") for n in (0, 1)
         ]
         assert 0 <= time.time() - found[0].since < 600
-        assert [(w.stage, w.wanted, w.pid) for w in waiting(home)] == [("evaluate", 2, os.getpid())]
+        assert [(w.stage, w.wanted, w.pid) for w in waiting()] == [("evaluate", 2, os.getpid())]
         assert [path.name for path in (locks_folder() / "queue").iterdir()] == ["07-000001"]
         assert '"stage": "train"' in (locks_folder() / "gpu-0").read_text()
         waiter.stop.set()
         waiter.end()
-    assert (holders(home), waiting(home)) == ([], [])
+    assert (holders(home), waiting()) == ([], [])
     assert (locks_folder() / "gpu-0").read_text() == ""
 
 

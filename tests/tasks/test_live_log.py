@@ -34,10 +34,10 @@ def test_every_printed_line_is_passed_on_while_the_child_works_and_half_ones_whe
     said: list[str] = []
     with LiveLog(work, said.append, every=0.02):
         add(work / "log.txt", "loading\nhalf a ")
-        wait_until(lambda: "loading" in said)
+        wait_until(lambda: "loading" in said, seconds=20)
         assert not any("half" in line for line in said)
         add(work / "log.txt", "line\n")
-        wait_until(lambda: "half a line" in said)
+        wait_until(lambda: "half a line" in said, seconds=20)
         add(work / "log.txt", "the last words, without an end")
     assert said == ["loading", "half a line", "the last words, without an end"]
 
@@ -64,7 +64,7 @@ def test_a_later_child_of_the_stage_is_followed_too(work):
     with LiveLog(work, said.append, every=0.02):
         (work / "pairs" / "output").mkdir(parents=True)
         add(work / "pairs" / "log.txt", "drawing pairs\n")
-        wait_until(lambda: "drawing pairs" in said)
+        wait_until(lambda: "drawing pairs" in said, seconds=20)
     assert said == ["drawing pairs"]
 
 
@@ -85,5 +85,5 @@ def test_a_log_that_cannot_be_read_stops_nobody(work):
         (work / "log.txt").unlink()
         (work / "log.txt").mkdir()
         report(work, range(5, 9))
-        wait_until(lambda: said)
+        wait_until(lambda: said, seconds=20)
     assert said[-1].startswith("8/100 (8 %)")

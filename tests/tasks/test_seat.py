@@ -81,7 +81,7 @@ def test_a_stage_that_fails_or_asks_for_too_much_holds_nothing_afterwards(home):
         do(home, "train", Settings(fail=3))
     with pytest.raises(InputError, match="Stage train asks for 3 GPUs"):
         do(home, "train", Settings(gpus=3))
-    assert (holders(home), waiting(home)) == ([], [])
+    assert (holders(home), waiting()) == ([], [])
 
 
 def test_two_runs_of_one_key_hold_one_device_between_them(home):
@@ -92,7 +92,7 @@ def test_two_runs_of_one_key_hold_one_device_between_them(home):
         wait_until(
             lambda: [each.stage for each in holders(home)] == ["train", "train"]
         )  # a device and a core
-    assert waiting(home) == []
+    assert waiting() == []
     for thread in threads:
         thread.join(60)
     assert sorted(seen) == [[], ["gpu-0", "0"]]
@@ -103,7 +103,7 @@ def test_a_stop_while_a_stage_waits_for_a_device_ends_it(home):
         threading.Timer(0.3, STOP.set).start()
         with pytest.raises(InterruptedRun, match="waiting for a GPU"):
             do(home, "train", Settings())
-        assert waiting(home) == []
+        assert waiting() == []
 
 
 def test_who_waits_for_a_device_keeps_no_core_from_others(home, monkeypatch):
@@ -118,7 +118,7 @@ def test_who_waits_for_a_device_keeps_no_core_from_others(home, monkeypatch):
     thread = threading.Thread(target=late)
     with lease(Need(2), Asker("other")):
         thread.start()
-        wait_until(lambda: len(waiting(home)) == 1)
+        wait_until(lambda: len(waiting()) == 1)
         with slots(home.root / "slots", 1, Resources(), lambda: False):  # at once, or we wait for each other
             assert got == ["a core"]
     thread.join(60)

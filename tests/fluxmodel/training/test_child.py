@@ -87,7 +87,7 @@ def test_sigterm_ends_with_75_and_a_checkpoint_that_goes_on_to_the_same_bytes(tm
     job = tiny_job("flow", tmp_path, steps=120, batch_size=32)
     job_file, output = write_job(job, tmp_path / "job.json"), Path(job.output)
     with child(job_file) as (process, _):
-        wait_until(lambda: steps_done(output) >= 3)
+        wait_until(lambda: steps_done(output) >= 3, seconds=PATIENCE_SECONDS)
         process.send_signal(signal.SIGTERM)
         _, complaints = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, complaints) == (75, "")
@@ -102,21 +102,21 @@ def test_however_it_is_stopped_the_end_has_the_same_bytes(tmp_path):
     job_file, output = write_job(job, tmp_path / "job.json"), Path(job.output)
 
     with child(job_file) as (process, _):
-        wait_until(lambda: steps_done(output) >= 10)
+        wait_until(lambda: steps_done(output) >= 10, seconds=PATIENCE_SECONDS)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 75, process.communicate()
     first = steps_done(output)
     assert newest_checkpoint(output) == first
 
     with child(job_file) as (process, close_pipe):
-        wait_until(lambda: steps_done(output) > first)
+        wait_until(lambda: steps_done(output) > first, seconds=PATIENCE_SECONDS)
         close_pipe()
         assert process.wait(PATIENCE_SECONDS) == 75, process.communicate()
     second = steps_done(output)
     assert newest_checkpoint(output) == second
 
     with child(job_file) as (process, _):
-        wait_until(lambda: steps_done(output) > second + 25)
+        wait_until(lambda: steps_done(output) > second + 25, seconds=PATIENCE_SECONDS)
         process.kill()
         process.wait(PATIENCE_SECONDS)
     assert not (output / "final").exists()
@@ -185,7 +185,7 @@ def test_two_processes_end_where_one_does(tmp_path):
     job = tiny_job("flow", tmp_path, steps=steps, batch_size=16, world_size=2, checkpoint_every=20)
     job_file, output = write_job(job, tmp_path / "job.json"), Path(job.output)
     with child(job_file, ranks=2) as (process, _):
-        wait_until(lambda: steps_done(output) >= 5)
+        wait_until(lambda: steps_done(output) >= 5, seconds=PATIENCE_SECONDS)
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(PATIENCE_SECONDS)
     assert not (output / "final").exists()
