@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fluxmodel.lora_files import load_lora, save_lora
     from fluxmodel.mmdit.config import MMDiTConfig
     from fluxmodel.mmdit.transformer import MMDiT
     from fluxmodel.text_to_image import TextToImage
-    from fluxmodel.weights import load_lora, load_mmdit, save_lora, save_mmdit
+    from fluxmodel.weights import load_mmdit, save_mmdit
 
 __all__ = ["MMDiT", "MMDiTConfig", "TextToImage", "load_lora", "load_mmdit", "save_lora", "save_mmdit"]
 
@@ -15,9 +16,9 @@ _HOMES = {
     "MMDiT": "fluxmodel.mmdit.transformer",
     "MMDiTConfig": "fluxmodel.mmdit.config",
     "TextToImage": "fluxmodel.text_to_image",
-    "load_lora": "fluxmodel.weights",
+    "load_lora": "fluxmodel.lora_files",
     "load_mmdit": "fluxmodel.weights",
-    "save_lora": "fluxmodel.weights",
+    "save_lora": "fluxmodel.lora_files",
     "save_mmdit": "fluxmodel.weights",
 }
 

@@ -30,11 +30,12 @@ from fluxmodel.flow.guidance import guided
 from fluxmodel.flow.packing import image_ids, unpack
 from fluxmodel.flow.schedule import dynamic_shift, sampling_times
 from fluxmodel.flow.solvers import VelocityField, euler
+from fluxmodel.lora_files import load_lora
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
 from fluxmodel.pixels import to_pixels
 from fluxmodel.randomness import image_noise
-from fluxmodel.weights import load_lora, load_mmdit
+from fluxmodel.weights import load_mmdit
 
 INDEX = "model_index.json"
 

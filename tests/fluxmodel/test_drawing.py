@@ -11,9 +11,10 @@ from PIL import Image
 from fluxmodel.drawing import MERGED_LORAS, DrawingModel
 from fluxmodel.drawing_request import MAX_SEED, DrawingRequest, RequestError, read_request
 from fluxmodel.errors import InputError
+from fluxmodel.lora_files import save_lora
 from fluxmodel.recipe import read_recipe
 from fluxmodel.text_to_image import TextToImage
-from fluxmodel.weights import load_mmdit, save_lora
+from fluxmodel.weights import load_mmdit
 from tests.kit import write_model
 
 PROMPT = "a red circle"

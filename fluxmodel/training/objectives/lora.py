@@ -25,6 +25,7 @@ from fluxmodel.encoders.autoencoder import Autoencoder
 from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
 from fluxmodel.flow.objective import flow_matching_loss
 from fluxmodel.flow.timesteps import TimeDensity, sample_timesteps
+from fluxmodel.lora_files import save_lora
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
 from fluxmodel.pixels import to_signed
@@ -33,7 +34,7 @@ from fluxmodel.text_to_image import INDEX, ModelIndex
 from fluxmodel.training.lora import add_adapters, strengthen
 from fluxmodel.training.objectives.flow import velocity_field
 from fluxmodel.training_job import TrainingJob
-from fluxmodel.weights import load_mmdit, save_lora
+from fluxmodel.weights import load_mmdit
 
 
 class LoraSettings(BaseModel):

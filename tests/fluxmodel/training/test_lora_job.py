@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from fluxmodel.encoders.style_classifier import StyleClassifier
 from fluxmodel.encoders.text import WordEncoderConfig
+from fluxmodel.lora_files import load_lora
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.randomness import keyed_generator
@@ -21,7 +22,7 @@ from fluxmodel.training.lora import add_adapters, strengthen
 from fluxmodel.training.objectives.lora import LoraObjective
 from fluxmodel.training.parallel import ALONE
 from fluxmodel.training_job import TrainingJob
-from fluxmodel.weights import load_lora, load_mmdit, save_mmdit
+from fluxmodel.weights import load_mmdit, save_mmdit
 
 from .tiny_jobs import SETTINGS, SPEC, write_encoded
 
