@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
-from fluxmodel.weight_layouts import pieces
+from fluxmodel.weight_layouts import complete, pieces
 from fluxmodel.weights import load_mmdit, read_mmdit_config, save_mmdit
 from tests.fluxmodel.tiny_weights import (
     DEV,
@@ -285,6 +285,13 @@ def test_the_configuration_is_known_from_the_shapes(config, layout, tmp_path):
     again = read_mmdit_config(write_hollow(tmp_path / "any.safetensors", shapes))
     assert again.mlp_hidden_dim == heads.mlp_hidden_dim
     assert again == changed(heads, mlp_ratio=again.mlp_ratio)
+
+
+def test_any_width_of_the_mlps_is_known_from_the_shapes():
+    for hidden in range(14, 80, 8):
+        for mlp in range(1, 6 * hidden):
+            fields = {"hidden_size": hidden, "head_dim": hidden, "mlp_hidden_dim": mlp}
+            assert complete(fields).mlp_hidden_dim == mlp
 
 
 @pytest.mark.parametrize("layout", ["flux", "diffusers"])

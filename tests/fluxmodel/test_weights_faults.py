@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fluxmodel.errors import InputError
 from fluxmodel.weights import load_mmdit, save_mmdit
-from tests.fluxmodel.tiny_weights import DEV, changed, new_in_diffusers, random_model
+from tests.fluxmodel.tiny_weights import DEV, changed, new_in_diffusers, random_model, write_hollow
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +211,21 @@ def test_every_misfit_is_named_in_one_error_in_the_words_of_the_file(
         assert fault in said
     assert said.count("missing") == 1
     assert said.count(", not (") == 1
+
+
+@pytest.mark.parametrize("layout", ["flux", "diffusers"])
+def test_whichever_tensor_is_misshapen_it_alone_is_named(layout, tmp_path):
+    save_mmdit(random_model(changed(depth=1, depth_single_blocks=1)), tmp_path / "whole.safetensors", layout)
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(tmp_path / "whole.safetensors").items()}
+    ends = ("final_layer.linear.", "proj_out.")  # its weight and bias alone tell out_channels: either may be right
+    for name, shape in shapes.items():
+        cut = (shape[0] - 1, *shape[1:])
+        path = write_hollow(tmp_path / "m.safetensors", shapes | {name: cut}, "F32")
+        said = refusal(path)
+        if not name.startswith(ends):
+            assert f": {name} is {cut}, not {shape}" in said
+            assert said.count(", not (") == 1
+            assert "missing" not in said
 
 
 def test_keys_under_a_prefix_are_named_with_it(written, tmp_path):
