@@ -1,6 +1,7 @@
 """The MM-DiT's weights in and out: both layouts, one file or shards, and diffusers as judge of its own."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.fluxmodel.tiny_weights import (
     relative_error,
     write_hollow,
 )
+from tests.kit import ROOT, run_python
 
 NETWORKS = {
     "dev": DEV,
@@ -319,3 +321,20 @@ def test_twelve_billion_are_known_by_their_header(changes, num_parameters, num_t
     assert sum(p.numel() for p in model.parameters()) == num_parameters
     assert len(model.state_dict()) == num_tensors
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_documentation_run(tmp_path):
+    heads = changed(hidden_size=128, num_heads=1, axes_dim=(16, 56, 56), depth=1, depth_single_blocks=1)
+    save_mmdit(random_model(heads), tmp_path / "flux1-dev.safetensors")
+    page = (ROOT / "docs/weights.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 4
+    done = run_python("-c", f"import os; os.chdir({str(tmp_path)!r})\n" + "".join(examples))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1 128 True\n"
+    assert names_in(tmp_path / "for-diffusers/transformer") == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    assert are_identical(load_mmdit(tmp_path / "new.safetensors"), load_mmdit(tmp_path / "in-shards"))

@@ -217,7 +217,10 @@ def test_every_misfit_is_named_in_one_error_in_the_words_of_the_file(
 def test_whichever_tensor_is_misshapen_it_alone_is_named(layout, tmp_path):
     save_mmdit(random_model(changed(depth=1, depth_single_blocks=1)), tmp_path / "whole.safetensors", layout)
     shapes = {name: tuple(tensor.shape) for name, tensor in load_file(tmp_path / "whole.safetensors").items()}
-    ends = ("final_layer.linear.", "proj_out.")  # its weight and bias alone tell out_channels: either may be right
+    ends = (
+        "final_layer.linear.",
+        "proj_out.",
+    )  # weight and bias alone tell out_channels: either may be right
     for name, shape in shapes.items():
         cut = (shape[0] - 1, *shape[1:])
         path = write_hollow(tmp_path / "m.safetensors", shapes | {name: cut}, "F32")
@@ -379,7 +382,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is(options, said, tmp
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"mlp_ratio": 3.0}, "mlp_ratio is 3.0"), ({"theta": 5}, "theta is 5"), ({"qkv_bias": False}, "qkv_bias")],
+    [
+        ({"mlp_ratio": 3.0}, "mlp_ratio is 3.0"),
+        ({"theta": 5}, "theta is 5"),
+        ({"qkv_bias": False}, "qkv_bias"),
+    ],
 )
 def test_a_network_diffusers_cannot_build_is_refused_by_field(changes, named, tmp_path):
     with pytest.raises(InputError, match=named):
@@ -389,7 +396,7 @@ def test_a_network_diffusers_cannot_build_is_refused_by_field(changes, named, tm
 
 def test_weights_of_another_layout_are_not_left_beside(written, tmp_path):
     shutil.copytree(written / "diffusers", tmp_path / "w")
-    with pytest.raises(InputError, match="diffusion_pytorch_model.safetensors is there already"):
+    with pytest.raises(InputError, match=r"diffusion_pytorch_model\.safetensors is there already"):
         save_mmdit(random_model(), tmp_path / "w")
     assert load_mmdit(tmp_path / "w").config == DEV
 

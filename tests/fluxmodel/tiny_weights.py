@@ -50,7 +50,8 @@ def open_in_diffusers(directory: Path) -> Any:
         warnings.simplefilter("ignore")  # what diffusers and its dependencies warn of is theirs to mend
         from diffusers import FluxTransformer2DModel
 
-        twin, told = FluxTransformer2DModel.from_pretrained(directory, output_loading_info=True)
+        loaded: Any = FluxTransformer2DModel.from_pretrained(directory, output_loading_info=True)
+    twin, told = loaded
     assert not any(told.values()), told
     return twin
 
