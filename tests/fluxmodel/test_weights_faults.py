@@ -209,6 +209,7 @@ def test_every_misfit_is_named_in_one_error_in_the_words_of_the_file(
     )
     for fault in faults:
         assert fault in said
+    assert said.endswith("take those of one whole MM-DiT")
     assert said.count("missing") == 1
     assert said.count(", not (") == 1
 
@@ -331,6 +332,7 @@ def test_a_configuration_that_disagrees_is_named_with_both_values(changes, said,
     shutil.copy(written / "flux/model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text(changed(**changes).model_dump_json())
     assert re.search(said, refusal(tmp_path))
+    assert refusal(tmp_path).endswith("give the config they are of")
     assert " in the config given, " in refusal(tmp_path, config=changed(**changes))
     assert load_mmdit(tmp_path, config=DEV).config == DEV
 
@@ -413,6 +415,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(InputError, match=r"model\.safetensors: cannot be written"):
         save_mmdit(random_model(), tmp_path)
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["a-file", "a-file/inside", "a-file/m.safetensors"])
+def test_a_directory_that_cannot_be_made_is_named(name, tmp_path):
+    (tmp_path / "a-file").touch()
+    with pytest.raises(InputError, match=f"{name}: cannot be written"):
+        save_mmdit(random_model(), tmp_path / name)
 
 
 def test_shards_of_one_file_make_no_sense(tmp_path):
