@@ -24,20 +24,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fluxmodel.encoders.autoencoder import Autoencoder
+from fluxmodel.encoders.ports import LatentCoder, TextEncoder
 from fluxmodel.encoders.text import EncodedText, WordEncoder, WordEncoderConfig
 from fluxmodel.errors import InputError
 from fluxmodel.flow.guidance import guided
 from fluxmodel.flow.packing import image_ids, unpack
-from fluxmodel.flow.schedule import dynamic_shift, sampling_times
+from fluxmodel.flow.schedule import sampling_times
 from fluxmodel.flow.solvers import VelocityField, euler
+from fluxmodel.flux_directory import is_flux_directory, load_flux_directory
 from fluxmodel.lora_files import load_lora
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
 from fluxmodel.pixels import to_pixels
 from fluxmodel.randomness import image_noise
+from fluxmodel.time_shift import TimeShift
 from fluxmodel.weights import load_mmdit
 
 INDEX = "model_index.json"
+FLUX_DEFAULTS = {"dev": (28, 3.5), "schnell": (4, 1.0)}
+"""Steps and guidance of FLUX.1; schnell was distilled to draw unguided."""
 
 
 class Variant(BaseModel):
@@ -60,8 +65,16 @@ class ModelIndex(Variant):
         default=False,
         description="Spend more steps near noise the more tokens there are, as FLUX.1 dev does.",
     )
+    time_shift: TimeShift | None = Field(
+        default=None, description="How sampling times are shifted where that is not as FLUX.1 dev's are."
+    )
     name: str = Field(default="base", description="Which variant transformer/ is.")
     variants: dict[str, Variant] = Field(default={}, description="The other variants, in transformer_NAME/.")
+
+    def mu(self, num_tokens: int) -> float:
+        """Return how far sampling times of an image of so many tokens are shifted."""
+        shift = self.time_shift or TimeShift(use_dynamic_shifting=self.dynamic_shift)
+        return shift.mu(num_tokens)
 
     def choose(self, variant: str) -> tuple[str, ModelIndex]:
         """Return the folder of a variant, "" for the default, and the index as seen from it.
@@ -125,29 +138,39 @@ class TextToImage:
 
     index: ModelIndex
     transformer: MMDiT
-    autoencoder: Autoencoder
-    text_encoder: WordEncoder
+    autoencoder: LatentCoder
+    text_encoder: TextEncoder
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, variant: str = "") -> TextToImage:
-        """Read a directory that `assemble` wrote.
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        variant: str = "",
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> TextToImage:
+        """Read a directory that `assemble` wrote, or a standard FLUX.1 directory.
 
         Args:
             directory: where it lies.
             variant: which of its networks; default the one it is made for.
+            dtype: of the network, and of FLUX.1's encoders; default as it is stored.
+            device: where they go; default the CPU.
 
         Raises:
             InputError: the directory is none, there is no such variant, or a part is missing or does not fit.
         """
         directory = Path(directory)
+        if is_flux_directory(directory):
+            return cls._from_flux(directory, variant, dtype, device)
         if not (directory / INDEX).is_file():
             raise InputError(
                 f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered"
             )
         folder, index = read_config(ModelIndex, directory / INDEX).choose(variant)
         text = read_config(WordEncoderConfig, directory / "text_encoder" / "config.json")
-        transformer = load_mmdit(directory / folder)
-        autoencoder = Autoencoder.from_directory(directory / "autoencoder")
+        transformer = load_mmdit(directory / folder, dtype=dtype, device=device)
+        autoencoder = Autoencoder.from_directory(directory / "autoencoder").to(device)
         for name, width in (
             ("in_channels", 4 * autoencoder.config.latent_channels),
             ("out_channels", 4 * autoencoder.config.latent_channels),
@@ -160,6 +183,27 @@ class TextToImage:
                     f"but the parts beside it need {width}; assemble it from parts of one run"
                 )
         return cls(index, transformer, autoencoder, WordEncoder(text))
+
+    @classmethod
+    def _from_flux(
+        cls,
+        directory: Path,
+        variant: str,
+        dtype: torch.dtype | None,
+        device: str | torch.device | None,
+    ) -> TextToImage:
+        parts = load_flux_directory(directory, dtype, device)
+        if variant not in ("", parts.name):
+            raise InputError(f"variant is {variant!r}; this model is {parts.name} and has no other")
+        steps, guidance = FLUX_DEFAULTS[parts.name]
+        index = ModelIndex(
+            image_size=parts.image_size,
+            num_steps=steps,
+            guidance=guidance,
+            time_shift=parts.time_shift,
+            name=parts.name,
+        )
+        return cls(index, parts.transformer, parts.autoencoder, parts.text_encoder)
 
     def with_lora(self, directory: str | Path, scale: float = 1.0) -> TextToImage:
         """Return this model with a LoRA merged into its network; this one stays as it is.
@@ -255,7 +299,7 @@ class TextToImage:
         """Follow the flow from each seed's noise to normalised latents; arguments as in `sample`."""
         height, width = self._latent_size(size)
         noise = self.noise(seeds, size)
-        times = sampling_times(num_steps, dynamic_shift(noise.shape[1]) if self.index.dynamic_shift else 0.0)
+        times = sampling_times(num_steps, self.index.mu(noise.shape[1]))
         return unpack(euler(self.velocity(prompts, guidance, size), noise, times), height, width)
 
     def noise(self, seeds: Sequence[int], size: tuple[int, int]) -> Float[Tensor, "n tokens c"]:

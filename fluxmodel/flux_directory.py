@@ -1,0 +1,135 @@
+"""A standard FLUX.1 directory, as `diffusers.FluxPipeline.save_pretrained` writes it, read part by part.
+
+model_index.json     what the parts are
+transformer/         the network, in diffusers' layout or the original one
+vae/                 the autoencoder
+text_encoder/, tokenizer/        CLIP
+text_encoder_2/, tokenizer_2/    T5
+scheduler/           how sampling times are shifted
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fluxmodel.encoders.flux_autoencoder import FluxAutoencoder
+from fluxmodel.encoders.flux_text import FluxTextEncoder
+from fluxmodel.errors import InputError
+from fluxmodel.mmdit.transformer import MMDiT
+from fluxmodel.pretrained_folder import read_json
+from fluxmodel.time_shift import TimeShift, read_time_shift
+from fluxmodel.weights import load_mmdit
+
+INDEX = "model_index.json"
+PIPELINE = "FluxPipeline"
+PARTS = {
+    "transformer": ("FluxTransformer2DModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "text_encoder_2": ("T5EncoderModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("T5Tokenizer", "T5TokenizerFast"),
+    "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+}
+"""Parts a FLUX.1 directory has, and the classes they are read as."""
+LATENT_SIDE = 128
+"""Side of the latents of an image of 1024 pixels, which FLUX.1 draws where nothing is said."""
+
+
+@dataclass(frozen=True)
+class FluxParts:
+    """What a FLUX.1 directory holds.
+
+    Attributes:
+        name: "dev", whose network is given the guidance, or "schnell", which has none.
+        transformer: the network.
+        autoencoder: FLUX.1's.
+        text_encoder: T5 and CLIP.
+        time_shift: of sampling times.
+    """
+
+    name: Literal["dev", "schnell"]
+    transformer: MMDiT
+    autoencoder: FluxAutoencoder
+    text_encoder: FluxTextEncoder
+    time_shift: TimeShift
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images it draws where nothing is said, pixels."""
+        return LATENT_SIDE * self.autoencoder.config.downscale
+
+
+def is_flux_directory(directory: str | Path) -> bool:
+    """Return whether a directory is a diffusers pipeline, which our own are not; nothing of it is loaded."""
+    path = Path(directory) / INDEX
+    return path.is_file() and "_class_name" in read_json(path)
+
+
+def check_flux_directory(directory: str | Path) -> None:
+    """Look whether a directory has all parts of FLUX.1; nothing of them is loaded.
+
+    Raises:
+        InputError: it is another pipeline, or a part is missing or of another class.
+    """
+    path = Path(directory) / INDEX
+    index = read_json(path)
+    if index.get("_class_name") != PIPELINE:
+        raise InputError(
+            f"{path}: _class_name is {index.get('_class_name')!r}; name a directory of {PIPELINE}, as FLUX.1 dev "
+            "and schnell come."
+        )
+    for part, classes in PARTS.items():
+        found = index.get(part)
+        name = found[-1] if isinstance(found, list) and found else found
+        if name not in classes:
+            raise InputError(
+                f"{path}: {part} is {name!r}, not {' or '.join(classes)}; name a directory with all parts of FLUX.1."
+            )
+        if not (Path(directory) / part).is_dir():
+            raise InputError(
+                f"{Path(directory) / part}: there is no such folder, though {INDEX} names it; "
+                "download the directory whole."
+            )
+
+
+def load_flux_directory(
+    directory: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+) -> FluxParts:
+    """Read a FLUX.1 directory.
+
+    Args:
+        directory: what diffusers' `save_pretrained` wrote, or `fluxline export`.
+        dtype: of all parts; default the one the network is stored in.
+        device: where all parts go; default the CPU.
+
+    Raises:
+        InputError: it is no FLUX.1 directory, a part is missing or damaged, or the parts do not fit each other.
+    """
+    directory = Path(directory)
+    check_flux_directory(directory)
+    time_shift = read_time_shift(directory / "scheduler" / "scheduler_config.json")
+    transformer = load_mmdit(directory / "transformer", dtype=dtype, device=device)
+    dtype = dtype or transformer.img_in.weight.dtype
+    is_dev = transformer.config.guidance_embed
+    text_encoder = FluxTextEncoder.from_directory(directory, 512 if is_dev else 256, dtype)
+    autoencoder = FluxAutoencoder.from_directory(directory / "vae", dtype)
+    for name, width, part in (
+        ("in_channels", 4 * autoencoder.config.latent_channels, "vae"),
+        ("out_channels", 4 * autoencoder.config.latent_channels, "vae"),
+        ("vec_in_dim", text_encoder.pooled_width, "text_encoder"),
+        ("context_in_dim", text_encoder.token_width, "text_encoder_2"),
+    ):
+        if getattr(transformer.config, name) != width:
+            raise InputError(
+                f"{directory / 'transformer'}: {name} is {getattr(transformer.config, name)}, but {part} beside it "
+                f"needs {width}; put together parts of one model (Fill, Canny and Depth, which want an image "
+                "too, cannot be drawn with)."
+            )
+    if device is not None:
+        text_encoder, autoencoder = text_encoder.to(device), autoencoder.to(device)
+    return FluxParts("dev" if is_dev else "schnell", transformer, autoencoder, text_encoder, time_shift)
