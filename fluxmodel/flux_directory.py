@@ -19,6 +19,7 @@ import torch
 from fluxmodel.encoders.flux_autoencoder import FluxAutoencoder
 from fluxmodel.encoders.flux_text import FluxTextEncoder
 from fluxmodel.errors import InputError
+from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.pretrained_folder import read_json
 from fluxmodel.time_shift import TimeShift, read_time_shift
@@ -36,6 +37,8 @@ PARTS = {
     "scheduler": ("FlowMatchEulerDiscreteScheduler",),
 }
 """Parts a FLUX.1 directory has, and the classes they are read as."""
+MAX_TOKENS = {"dev": 512, "schnell": 256}
+"""Tokens of T5."""
 LATENT_SIDE = 128
 """Side of the latents of an image of 1024 pixels, which FLUX.1 draws where nothing is said."""
 
@@ -45,7 +48,7 @@ class FluxParts:
     """What a FLUX.1 directory holds.
 
     Attributes:
-        name: "dev", whose network is given the guidance, or "schnell", which has none.
+        name: which FLUX.1 it is.
         transformer: the network.
         autoencoder: FLUX.1's.
         text_encoder: T5 and CLIP.
@@ -68,6 +71,11 @@ def is_flux_directory(directory: str | Path) -> bool:
     """Return whether a directory is a diffusers pipeline, which our own are not; nothing of it is loaded."""
     path = Path(directory) / INDEX
     return path.is_file() and "_class_name" in read_json(path)
+
+
+def flux_name(config: MMDiTConfig) -> Literal["dev", "schnell"]:
+    """Return which FLUX.1 a network is: dev is told the guidance, schnell was distilled to do without."""
+    return "dev" if config.guidance_embed else "schnell"
 
 
 def check_flux_directory(directory: str | Path) -> None:
@@ -105,31 +113,35 @@ def load_flux_directory(
     Args:
         directory: what diffusers' `save_pretrained` wrote, or `fluxline export`.
         dtype: of all parts; default the one the network is stored in.
-        device: where all parts go; default the CPU.
+        device: where all parts go; default the GPU where there is one.
 
     Raises:
         InputError: it is no FLUX.1 directory, a part is missing or damaged, or the parts do not fit each other.
     """
     directory = Path(directory)
     check_flux_directory(directory)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     time_shift = read_time_shift(directory / "scheduler" / "scheduler_config.json")
-    transformer = load_mmdit(directory / "transformer", dtype=dtype, device=device)
-    dtype = dtype or transformer.img_in.weight.dtype
-    is_dev = transformer.config.guidance_embed
-    text_encoder = FluxTextEncoder.from_directory(directory, 512 if is_dev else 256, dtype)
-    autoencoder = FluxAutoencoder.from_directory(directory / "vae", dtype)
-    for name, width, part in (
+    try:
+        transformer = load_mmdit(directory / "transformer", dtype=dtype, device=device)
+        dtype = dtype or transformer.img_in.weight.dtype
+        name = flux_name(transformer.config)
+        text_encoder = FluxTextEncoder.from_directory(directory, MAX_TOKENS[name], dtype).to(device)
+        autoencoder = FluxAutoencoder.from_directory(directory / "vae", dtype).to(device)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{directory}: the GPU's memory does not hold it; FLUX.1 takes 34 GB in bf16. Free it, or choose the CPU."
+        ) from error
+    for field, width, part in (
         ("in_channels", 4 * autoencoder.config.latent_channels, "vae"),
         ("out_channels", 4 * autoencoder.config.latent_channels, "vae"),
         ("vec_in_dim", text_encoder.pooled_width, "text_encoder"),
         ("context_in_dim", text_encoder.token_width, "text_encoder_2"),
     ):
-        if getattr(transformer.config, name) != width:
+        if getattr(transformer.config, field) != width:
             raise InputError(
-                f"{directory / 'transformer'}: {name} is {getattr(transformer.config, name)}, but {part} beside it "
+                f"{directory / 'transformer'}: {field} is {getattr(transformer.config, field)}, but {part} beside it "
                 f"needs {width}; put together parts of one model (Fill, Canny and Depth, which want an image "
                 "too, cannot be drawn with)."
             )
-    if device is not None:
-        text_encoder, autoencoder = text_encoder.to(device), autoencoder.to(device)
-    return FluxParts("dev" if is_dev else "schnell", transformer, autoencoder, text_encoder, time_shift)
+    return FluxParts(name, transformer, autoencoder, text_encoder, time_shift)

@@ -33,16 +33,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def is_pickle(path: Path) -> bool:
+    """Return whether a file's name says that it is pickled."""
+    return path.suffix in _PICKLED
+
+
 def refuse_pickles(folder: Path) -> None:
     """Refuse a part whose weights are there as pickles only: reading those may run code.
 
     Raises:
         InputError: names the first of them.
     """
-    weights = [path for path in sorted(folder.glob("*")) if path.suffix in (*_PICKLED, ".safetensors")]
-    if weights and not any(path.suffix == ".safetensors" for path in weights):
+    pickles = [path for path in sorted(folder.glob("*")) if is_pickle(path)]
+    if pickles and not any(folder.glob("*.safetensors")):
         raise InputError(
-            f"{weights[0]} is a pickle, which can run code when it is read; "
+            f"{pickles[0]} is a pickle, which can run code when it is read; "
             "download or save the pipeline with safetensors weights."
         )
 

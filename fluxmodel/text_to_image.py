@@ -155,7 +155,7 @@ class TextToImage:
             directory: where it lies.
             variant: which of its networks; default the one it is made for.
             dtype: of the network, and of FLUX.1's encoders; default as it is stored.
-            device: where they go; default the CPU.
+            device: where all goes; default the CPU, and the GPU for FLUX.1 where there is one.
 
         Raises:
             InputError: the directory is none, there is no such variant, or a part is missing or does not fit.
