@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import torch
@@ -16,10 +17,7 @@ from fluxmodel.mmdit.transformer import MMDiT
 
 def put_fresh(model: nn.Module, targets: str, rank: int, alpha: float) -> None:
     """Put untrained adapters on the layers whose whole name an expression matches: A drawn by torch, B zero."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, bias="none")  # pyright: ignore[reportArgumentType] (peft takes any number)
-    inject_adapter_in_model(config, model)
+    _put(model, "default", r=rank, lora_alpha=alpha, target_modules=targets)
 
 
 @torch.no_grad()
@@ -36,28 +34,23 @@ def inject(model: MMDiT, lora: Lora, weight: float = 1.0, name: str = "default",
     Raises:
         InputError: the LoRA has no place in the model, or there is an adapter of that name.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
     if name in adapter_names(model):
         raise InputError(f'the model has an adapter "{name}" already; give this one another name')
     layers = fitting_layers(model, [lora], through_adapters=True)
     first = next(iter(lora.modules.values()))
-    config = LoraConfig(
-        r=first.rank,
-        lora_alpha=first.rank,
-        target_modules="|".join(re.escape(module) for module in layers),
-        rank_pattern={f"^{re.escape(module)}": change.rank for module, change in lora.modules.items()},
-        bias="none",
-    )
-    inject_adapter_in_model(config, model, adapter_name=name)
+    wanted = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
+    ranks = {f"^{re.escape(module)}": change.rank for module, change in lora.modules.items()}
+    targets = "|".join(re.escape(module) for module in layers)
+    _put(model, name, r=first.rank, lora_alpha=first.rank, target_modules=targets, rank_pattern=ranks)
     for module, change in lora.modules.items():
         layer: Any = model.get_submodule(module)
         layer.lora_A[name].weight.copy_(change.a)
         layer.lora_B[name].weight.copy_(change.b)
         layer.scaling[name] = change.scale * weight
     _activate_all(model)
-    for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad_(trainable and f".{name}." in parameter_name and ".lora_" in parameter_name)
+    for parameter in model.parameters():  # peft freezes the weights; they are the caller's to freeze
+        is_new = id(parameter) not in wanted
+        parameter.requires_grad_(is_new if trainable else wanted.get(id(parameter), False))
     return model
 
 
@@ -109,6 +102,14 @@ def eject(model: MMDiT, name: str | None = None) -> MMDiT:
         del model.peft_config
     _activate_all(model)
     return model
+
+
+def _put(model: nn.Module, name: str, **settings: Any) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
+        inject_adapter_in_model(LoraConfig(bias="none", **settings), model, adapter_name=name)
 
 
 def _adapted(model: nn.Module) -> dict[str, Any]:

@@ -39,13 +39,13 @@ _NOT_PLAIN = ("use_dora", "use_qalora", "lora_bias", "alora_invocation_tokens", 
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-def save_lora(model: MMDiT, path: str | Path, layout: str = "peft") -> Proof:
+def save_lora(model: MMDiT, path: str | Path, layout: str = "peft", folded: bool = False) -> Proof:
     """Write the one adapter of a model; see `write_lora`.
 
     Raises:
         InputError: the layout is none we write, or the model has no adapter, or several.
     """
-    return write_lora(adapters_of(model), path, model.config, layout)
+    return write_lora(adapters_of(model), path, model.config, layout, folded)
 
 
 def load_lora(
@@ -88,6 +88,7 @@ def write_lora(
     path: str | Path,
     config: MMDiTConfig | None = None,
     layout: str = "peft",
+    folded: bool = False,
     passport: Passport | None = None,
 ) -> Proof:
     """Write a LoRA, read it back, compare each layer's change, and only then give the file its name.
@@ -97,6 +98,7 @@ def write_lora(
         path: a file that ends in .safetensors, or an existing directory, which gets a file of the layout's name.
         config: the network's shape; FLUX.1 dev's by default.
         layout: "peft" (diffusers' names), "kohya" or "comfy".
+        folded: put alpha / rank into B, so that readers that know no alpha do right too; alpha is then the rank.
         passport: goes into the file's header; without one, the header the LoRA came with.
 
     Raises:
@@ -111,7 +113,7 @@ def write_lora(
             f"{place}: name a file that ends in .safetensors, in a directory that exists, or the directory"
         )
     _require_fit(lora, config, str(place))
-    tensors, told = WRITERS[layout](lora, config)
+    tensors, told = WRITERS[layout](lora.folded() if folded else lora, config)
     header = {"format": "pt", **lora.header, **told}
     if passport is not None:
         header[PASSPORT] = passport.model_dump_json(exclude={"files"})
@@ -147,7 +149,7 @@ def convert_lora(
         target: a file that ends in .safetensors, or an existing directory.
         layout: "peft" (diffusers' names), "kohya" or "comfy".
         config: the network's shape; FLUX.1 dev's by default.
-        folded: put alpha into B, for readers that know no alpha.
+        folded: put alpha / rank into B, for readers that know no alpha.
         ignore_text_encoder: leave out what is meant for a text encoder, instead of refusing the file.
 
     Raises:
@@ -155,7 +157,7 @@ def convert_lora(
     """
     lora = read_lora(source, config, ignore_text_encoder)
     passport = read_passport(find_lora(source))
-    return write_lora(lora.folded() if folded else lora, target, config, layout, passport)
+    return write_lora(lora, target, config, layout, folded, passport)
 
 
 def find_lora(path: str | Path) -> Path:

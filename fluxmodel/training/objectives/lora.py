@@ -135,8 +135,8 @@ class LoraObjective:
         Alpha is folded into B, so the file is as strong in readers that know no alpha.
         """
         strengthen(self.model, self.settings.strength)
-        lora, passport = adapters_of(self.model).folded(), self.passport()
-        proof = write_lora(lora, directory, self.model.config, passport=passport)
+        lora, passport = adapters_of(self.model), self.passport()
+        proof = write_lora(lora, directory, self.model.config, folded=True, passport=passport)
         passport = passport.model_copy(update={"files": {FILES[proof.layout]: proof}})
         passport.write(directory)
         images = self.images
