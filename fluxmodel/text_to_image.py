@@ -5,7 +5,7 @@ transformer/        config.json, model.safetensors (original FLUX.1 names)
 transformer_NAME/   another variant on the same encoders: in a rectified model, the base it came from
 autoencoder/        config.json, model.safetensors
 text_encoder/       config.json
-loras/NAME/         adapter_model.safetensors, adapter_config.json and lora.json of a LoRA made for it
+loras/NAME/         pytorch_lora_weights.safetensors and lora.json of a LoRA made for it (docs/lora.md)
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def test_a_lora_job_leaves_a_lora_that_changes_the_base(parts, tmp_path):
     assert (about["trigger"], about["num_images"], about["rank"]) == ("glowline", 8, 2)
     assert len(json.loads((final / "story.json").read_text())["images"]) == 8
     assert (final / "images.png").stat().st_size > 0
-    tensors = load_file(final / "adapter_model.safetensors")
+    tensors = load_file(final / "pytorch_lora_weights.safetensors")
     assert all(".lora_" in name for name in tensors)
     assert any(t.abs().max() > 0 for name, t in tensors.items() if "lora_B" in name)
     plain, merged = (load_mmdit(parts / "model/transformer") for _ in range(2))
