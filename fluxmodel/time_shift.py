@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fluxmodel.errors import InputError, first_fault
 from fluxmodel.flow.schedule import dynamic_shift
@@ -27,7 +27,7 @@ _UNKNOWN_SCHEDULES = (
 class TimeShift(BaseModel):
     """How far sampling times are shifted towards noise: what `scheduler_config.json` says of it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     use_dynamic_shifting: bool = Field(
         default=False, description="Shift further the more tokens there are (dev)."
@@ -37,18 +37,25 @@ class TimeShift(BaseModel):
     max_shift: float = Field(default=1.15, description="mu at the maximal number of tokens.")
     base_image_seq_len: int = Field(default=256, gt=0, description="Base number of tokens.")
     max_image_seq_len: int = Field(default=4096, gt=0, description="Maximal number of tokens.")
-    time_shift_type: Literal["exponential", "linear"] = Field(
-        default="exponential", description="Whether the times are shifted by e^mu or by mu itself."
+    time_shift_type: Literal["exponential"] = Field(
+        default="exponential", description="The times are shifted by e^mu."
     )
+
+    @model_validator(mode="after")
+    def _has_a_shift_for_any_size(self) -> Self:
+        if self.base_image_seq_len == self.max_image_seq_len:
+            raise ValueError(
+                f"base_image_seq_len and max_image_seq_len are both {self.max_image_seq_len}; give two numbers"
+            )
+        return self
 
     def mu(self, num_tokens: int) -> float:
         """Return the shift of an image of so many tokens, as `sampling_times` takes it."""
         if not self.use_dynamic_shifting:
             return math.log(self.shift)
-        mu = dynamic_shift(
+        return dynamic_shift(
             num_tokens, self.base_image_seq_len, self.base_shift, self.max_image_seq_len, self.max_shift
         )
-        return mu if self.time_shift_type == "exponential" else math.log(mu)
 
 
 def read_time_shift(path: str | Path) -> TimeShift:

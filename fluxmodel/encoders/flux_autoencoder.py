@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fluxmodel.errors import InputError
@@ -75,7 +76,7 @@ class FluxAutoencoder(nn.Module):
                     local_files_only=True,
                     output_loading_info=True,
                 )
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
             said = " ".join(str(error).split())[:300]
             raise InputError(
                 f"{folder}: cannot be read as AutoencoderKL ({said}); download it again."

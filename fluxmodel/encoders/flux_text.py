@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fluxmodel.encoders.text import EncodedText
@@ -110,7 +111,7 @@ def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
             network, found = kind.from_pretrained(
                 str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
         said = " ".join(str(error).split())[:300]
         raise InputError(f"{folder}: cannot be read as {kind.__name__} ({said}); download it again.") from error
     if missing := sorted(found["missing_keys"]):
