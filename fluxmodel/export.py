@@ -18,14 +18,14 @@ from typing import Literal
 import torch
 
 from fluxmodel.errors import InputError
-from fluxmodel.flux_directory import INDEX, PARTS, check_flux_directory, flux_name, is_flux_directory
+from fluxmodel.flux_directory import INDEX, PARTS, flux_name, is_flux_directory
 from fluxmodel.lora_files import load_lora
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
 from fluxmodel.pretrained_folder import is_pickle, read_json, refuse_pickles
 from fluxmodel.progress import Progress, silent
 from fluxmodel.text_to_image import ModelIndex
-from fluxmodel.weights import load_mmdit, read_mmdit_config, save_mmdit
+from fluxmodel.weights import load_mmdit, save_mmdit
 
 Layout = Literal["diffusers", "flux"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -115,11 +115,7 @@ class _Plan:
 
 def _plan(source: Path, variant: str) -> _Plan:
     if is_flux_directory(source):
-        check_flux_directory(source)
-        name = flux_name(read_mmdit_config(source / "transformer"))
-        if variant not in ("", name):
-            raise InputError(f"variant is {variant!r}; this model is {name} and has no other")
-        return _Plan(source / "transformer", f"flux1-{name}", is_pipeline=True)
+        return _Plan(source / "transformer", f"flux1-{flux_name(source, variant)}", is_pipeline=True)
     if (source / INDEX).is_file():
         folder, index = read_config(ModelIndex, source / INDEX).choose(variant)
         return _Plan(source / folder, index.name, note=LEFT_BEHIND)

@@ -19,11 +19,10 @@ import torch
 from fluxmodel.encoders.flux_autoencoder import FluxAutoencoder
 from fluxmodel.encoders.flux_text import FluxTextEncoder
 from fluxmodel.errors import InputError
-from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.pretrained_folder import read_json
 from fluxmodel.time_shift import TimeShift, read_time_shift
-from fluxmodel.weights import load_mmdit
+from fluxmodel.weights import load_mmdit, read_mmdit_config
 
 INDEX = "model_index.json"
 PIPELINE = "FluxPipeline"
@@ -73,18 +72,26 @@ def is_flux_directory(directory: str | Path) -> bool:
     return path.is_file() and "_class_name" in read_json(path)
 
 
-def flux_name(config: MMDiTConfig) -> Literal["dev", "schnell"]:
-    """Return which FLUX.1 a network is: dev is told the guidance, schnell was distilled to do without."""
-    return "dev" if config.guidance_embed else "schnell"
+def flux_name(directory: str | Path, variant: str = "") -> Literal["dev", "schnell"]:
+    """Return which FLUX.1 lies in a directory: dev is told the guidance, schnell was distilled to do without.
 
-
-def check_flux_directory(directory: str | Path) -> None:
-    """Look whether a directory has all parts of FLUX.1; nothing of them is loaded.
+    Args:
+        directory: all parts have to be there; of the network's weights the headers are read, of the others nothing.
+        variant: which is asked for; default whatever it is.
 
     Raises:
-        InputError: it is another pipeline, or a part is missing or of another class.
+        InputError: it is another pipeline, a part is missing or of another class, or another variant is asked for.
     """
-    path = Path(directory) / INDEX
+    _require_parts(Path(directory))
+    config = read_mmdit_config(Path(directory) / "transformer")
+    name = "dev" if config.guidance_embed else "schnell"
+    if variant not in ("", name):
+        raise InputError(f"variant is {variant!r}; this model is {name} and has no other")
+    return name
+
+
+def _require_parts(directory: Path) -> None:
+    path = directory / INDEX
     index = read_json(path)
     if index.get("_class_name") != PIPELINE:
         raise InputError(
@@ -98,34 +105,37 @@ def check_flux_directory(directory: str | Path) -> None:
             raise InputError(
                 f"{path}: {part} is {name!r}, not {' or '.join(classes)}; name a directory with all parts of FLUX.1."
             )
-        if not (Path(directory) / part).is_dir():
+        if not (directory / part).is_dir():
             raise InputError(
-                f"{Path(directory) / part}: there is no such folder, though {INDEX} names it; "
+                f"{directory / part}: there is no such folder, though {INDEX} names it; "
                 "download the directory whole."
             )
 
 
 def load_flux_directory(
-    directory: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    directory: str | Path,
+    variant: str = "",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
 ) -> FluxParts:
     """Read a FLUX.1 directory.
 
     Args:
         directory: what diffusers' `save_pretrained` wrote, or `fluxline export`.
+        variant: "dev" or "schnell"; default whatever it is.
         dtype: of all parts; default the one the network is stored in.
         device: where all parts go; default the GPU where there is one.
 
     Raises:
-        InputError: it is no FLUX.1 directory, a part is missing or damaged, or the parts do not fit each other.
+        InputError: it is no FLUX.1 directory, or of another variant, a part is missing or damaged, or the parts do not fit each other.
     """
     directory = Path(directory)
-    check_flux_directory(directory)
+    name = flux_name(directory, variant)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     time_shift = read_time_shift(directory / "scheduler" / "scheduler_config.json")
     try:
         transformer = load_mmdit(directory / "transformer", dtype=dtype, device=device)
         dtype = dtype or transformer.img_in.weight.dtype
-        name = flux_name(transformer.config)
         text_encoder = FluxTextEncoder.from_directory(directory, MAX_TOKENS[name], dtype).to(device)
         autoencoder = FluxAutoencoder.from_directory(directory / "vae", dtype).to(device)
     except torch.OutOfMemoryError as error:

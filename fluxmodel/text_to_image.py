@@ -193,9 +193,7 @@ class TextToImage:
         dtype: torch.dtype | None,
         device: str | torch.device | None,
     ) -> TextToImage:
-        parts = load_flux_directory(directory, dtype, device)
-        if variant not in ("", parts.name):
-            raise InputError(f"variant is {variant!r}; this model is {parts.name} and has no other")
+        parts = load_flux_directory(directory, variant, dtype, device)
         steps, guidance = FLUX_DEFAULTS[parts.name]
         index = ModelIndex(
             image_size=parts.image_size,
