@@ -127,7 +127,7 @@ def load_flux_directory(
         device: where all parts go; default the GPU where there is one.
 
     Raises:
-        InputError: it is no FLUX.1 directory, or of another variant, a part is missing or damaged, or the parts do not fit each other.
+        InputError: it is no FLUX.1 directory or another variant, a part is damaged, or parts do not fit each other.
     """
     directory = Path(directory)
     name = flux_name(directory, variant)

@@ -32,7 +32,9 @@ class TimeShift(BaseModel):
     use_dynamic_shifting: bool = Field(
         default=False, description="Shift further the more tokens there are (dev)."
     )
-    shift: float = Field(default=1.0, gt=0, description="Shift where it is the same for any number of tokens.")
+    shift: float = Field(
+        default=1.0, gt=0, description="Shift where it is the same for any number of tokens."
+    )
     base_shift: float = Field(default=0.5, description="mu at the base number of tokens.")
     max_shift: float = Field(default=1.15, description="mu at the maximal number of tokens.")
     base_image_seq_len: int = Field(default=256, gt=0, description="Base number of tokens.")

@@ -1,6 +1,6 @@
 """FLUX.1's autoencoder, read by diffusers (extra `flux`): 16 channels at an eighth of the image's side.
 
-    latents = scale * (z - shift),    z = latents / scale + shift,    0.3611 and 0.1159 in its config.json
+latents = scale * (z - shift),    z = latents / scale + shift,    0.3611 and 0.1159 in its config.json
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class FluxAutoencoder(nn.Module):
         diffusers.utils.logging.disable_progress_bar()
         try:
             with quiet_libraries():
-                network, found = diffusers.AutoencoderKL.from_pretrained(
+                kind: Any = diffusers.AutoencoderKL
+                network, found = kind.from_pretrained(
                     str(folder),
                     dtype=dtype,
                     use_safetensors=True,

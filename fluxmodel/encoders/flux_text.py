@@ -26,7 +26,9 @@ CAPTIONS_TOGETHER = 8
 class FluxTextEncoder(nn.Module):
     """Captions to T5's token embeddings and CLIP's pooled embedding, on its networks' device and in their dtype."""
 
-    def __init__(self, clip: nn.Module, clip_tokenizer: Any, t5: nn.Module, t5_tokenizer: Any, max_tokens: int):
+    def __init__(
+        self, clip: nn.Module, clip_tokenizer: Any, t5: nn.Module, t5_tokenizer: Any, max_tokens: int
+    ):
         """Compose the encoders.
 
         Args:
@@ -52,13 +54,13 @@ class FluxTextEncoder(nn.Module):
         """
         import transformers
 
-        directory = Path(directory)
+        directory, t5_tokenizer = Path(directory), getattr(transformers, "T5TokenizerFast")  # noqa: B009 (untyped)
         transformers.utils.logging.disable_progress_bar()
         return cls(
             _network(transformers.CLIPTextModel, directory / "text_encoder", dtype),
             _tokenizer(transformers.CLIPTokenizer, directory / "tokenizer"),
             _network(transformers.T5EncoderModel, directory / "text_encoder_2", dtype),
-            _tokenizer(transformers.T5TokenizerFast, directory / "tokenizer_2"),
+            _tokenizer(t5_tokenizer, directory / "tokenizer_2"),
             max_tokens,
         ).eval()
 
@@ -109,11 +111,17 @@ def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     try:
         with quiet_libraries():
             network, found = kind.from_pretrained(
-                str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+                str(folder),
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
         said = " ".join(str(error).split())[:300]
-        raise InputError(f"{folder}: cannot be read as {kind.__name__} ({said}); download it again.") from error
+        raise InputError(
+            f"{folder}: cannot be read as {kind.__name__} ({said}); download it again."
+        ) from error
     if missing := sorted(found["missing_keys"]):
         raise InputError(
             f"{folder}: the weights lack {', '.join(missing[:3])} "

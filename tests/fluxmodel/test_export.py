@@ -74,7 +74,9 @@ def test_export_diffusers_save_and_export_again_change_no_bit(flux_directory, tm
 
 
 @pytest.mark.parametrize("name", ["dev", "schnell"])
-def test_the_single_file_is_the_network_under_the_original_names_and_leads_back(flux_directory, tmp_path, name):
+def test_the_single_file_is_the_network_under_the_original_names_and_leads_back(
+    flux_directory, tmp_path, name
+):
     source = flux_directory(name)
     made = export(source, tmp_path / "flux", layout="flux")
     assert made.files == (f"flux1-{name}.safetensors",)
@@ -160,7 +162,9 @@ def test_an_empty_directory_is_taken(flux_directory, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("failure", [InputError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "failure", [InputError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")]
+)
 def test_what_fails_half_way_leaves_nothing(flux_directory, tmp_path, monkeypatch, failure):
     def fail(model, path, layout):
         Path(path).mkdir()

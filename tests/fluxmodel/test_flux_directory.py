@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from fluxmodel.drawing import DrawingModel
 from fluxmodel.drawing_request import DrawingRequest
 from fluxmodel.errors import InputError
 from fluxmodel.export import export
-from fluxmodel.flux_directory import is_flux_directory, load_flux_directory
 from fluxmodel.flow.packing import pack
+from fluxmodel.flux_directory import is_flux_directory, load_flux_directory
 from fluxmodel.text_to_image import TextToImage
 from tests.kit import write_model
 
@@ -26,7 +27,7 @@ def theirs(directory, size, max_tokens, **options):
     """What diffusers makes of a directory, called as its documentation says."""
     import diffusers
 
-    pipe = diffusers.FluxPipeline.from_pretrained(directory)
+    pipe: Any = diffusers.FluxPipeline.from_pretrained(directory)
     pipe.set_progress_bar_config(disable=True)
     height, width = size
     return pipe(
@@ -123,8 +124,14 @@ def _edit(path, **fields):
             lambda d: _edit(d / "model_index.json", vae=["diffusers", "AutoencoderTiny"]),
             "vae is 'AutoencoderTiny', not AutoencoderKL",
         ),
-        (lambda d: _edit(d / "model_index.json", text_encoder_2=[None, None]), "text_encoder_2 is None, not T5E"),
-        (lambda d: shutil.rmtree(d / "vae"), "vae: there is no such folder, though model_index.json names it"),
+        (
+            lambda d: _edit(d / "model_index.json", text_encoder_2=[None, None]),
+            "text_encoder_2 is None, not T5E",
+        ),
+        (
+            lambda d: shutil.rmtree(d / "vae"),
+            "vae: there is no such folder, though model_index.json names it",
+        ),
         (lambda d: shutil.rmtree(d / "transformer"), "transformer: there is no such folder"),
         (lambda d: (d / "transformer/config.json").write_text("{"), "transformer/config.json"),
         (
@@ -149,9 +156,9 @@ def test_parts_that_do_not_fit_are_refused(flux_directory, tmp_path):
 
     directory = shutil.copytree(flux_directory("schnell"), tmp_path / "mixed")
     shutil.rmtree(directory / "text_encoder_2")
-    T5EncoderModel(T5Config(vocab_size=100, d_model=48, d_kv=8, d_ff=37, num_layers=1, num_heads=4)).save_pretrained(
-        directory / "text_encoder_2"
-    )
+    T5EncoderModel(
+        T5Config(vocab_size=100, d_model=48, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
+    ).save_pretrained(directory / "text_encoder_2")
     with pytest.raises(InputError, match="context_in_dim is 32, but text_encoder_2 beside it needs 48"):
         load_flux_directory(directory)
 

@@ -11,7 +11,11 @@ from fluxmodel.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and transformers deprecate themselves
 
-CAPTIONS = ["a red circle", "", "a photo of a blue square on top " * 90]  # the last is longer than either encoder
+CAPTIONS = [
+    "a red circle",
+    "",
+    "a photo of a blue square on top " * 90,
+]  # the last is longer than either encoder
 
 
 @pytest.mark.parametrize(("name", "max_tokens"), [("dev", 512), ("schnell", 256)])
@@ -66,7 +70,10 @@ def _quantise(path):
     [
         (lambda d: shutil.rmtree(d / "text_encoder_2"), "text_encoder_2/config.json: cannot be read"),
         (lambda d: (d / "text_encoder/config.json").write_text("{"), "text_encoder/config.json: is no JSON"),
-        (lambda d: (d / "text_encoder/model.safetensors").unlink(), "text_encoder: cannot be read as CLIPTextM"),
+        (
+            lambda d: (d / "text_encoder/model.safetensors").unlink(),
+            "text_encoder: cannot be read as CLIPTextM",
+        ),
         (
             lambda d: (d / "text_encoder/model.safetensors").write_bytes(b"nothing of the kind"),
             "text_encoder: cannot be read as CLIPTextModel",
