@@ -9,7 +9,6 @@ the only file that does so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ import torch
 from torch import Tensor
 
 from fluxmodel.errors import InputError
-from fluxmodel.pretrained_folder import quiet_libraries, read_json, refuse_pickles
+from fluxmodel.pretrained_folder import INDEX, quiet_libraries, read_json, refuse_pickles
 
 from .resize import resize_clean
 from .settings import ContestantSettings
 
-INDEX = "model_index.json"
 PIXELS_TOGETHER = 2**22
 """Pixels drawn in one batch at most: four images of 1024 x 1024."""
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
@@ -61,14 +59,6 @@ FAMILIES = {
 }
 """Steps and guidance are those diffusers takes by itself; of the distilled ones, those of their model cards."""
 _CLASSES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl", "FluxPipeline": "flux"}
-
-
-def is_contestant(directory: Path) -> bool:
-    """Return whether a directory holds a diffusers pipeline rather than a model of ours."""
-    try:
-        return "_class_name" in json.loads((Path(directory) / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def family_of(directory: Path) -> Family:

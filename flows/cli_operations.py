@@ -106,8 +106,14 @@ def export(
         Parameter(help="What diffusers loads, or the network as one file under the original FLUX.1 names."),
     ] = "diffusers",
     variant: Annotated[str, Parameter(help="base or rectified; default what the model is made for.")] = "",
-    lora: Annotated[str, Parameter(help="Merge one of the model's LoRAs, by name, or any by its path.")] = "",
+    lora: Annotated[
+        str, Parameter(help="One of the model's LoRAs, by name, or any by its path; it is merged.")
+    ] = "",
     lora_scale: Annotated[float, Parameter(help="How strongly the LoRA is merged.")] = 1.0,
+    lora_layout: Annotated[
+        Literal["", "peft", "kohya", "comfy"],
+        Parameter(help="Write the LoRA beside the network in this layout, instead of merging it."),
+    ] = "",
     dtype: Annotated[
         Literal["", "fp32", "bf16", "fp16"], Parameter(help="Of the network; default as it is stored.")
     ] = "",
@@ -119,7 +125,7 @@ def export(
     from tasks.export import Wanted, export_model
 
     with shown():
-        wanted = Wanted(model, layout, variant, lora, lora_scale, dtype)
+        wanted = Wanted(model, layout, variant, lora, lora_scale, lora_layout, dtype)
         done = export_model(open_registry(), wanted, to)
     if as_json:
         print(json.dumps(done))

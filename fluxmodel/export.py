@@ -18,14 +18,15 @@ from typing import Literal
 import torch
 
 from fluxmodel.errors import InputError
-from fluxmodel.flux_directory import INDEX, PARTS, flux_name, is_flux_directory
-from fluxmodel.lora_files import load_lora
+from fluxmodel.flux_directory import PARTS, flux_name
+from fluxmodel.lora_files import convert_lora, load_lora
+from fluxmodel.lora_layouts import LAYOUTS as LORA_LAYOUTS
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
-from fluxmodel.pretrained_folder import is_pickle, read_json, refuse_pickles
+from fluxmodel.pretrained_folder import INDEX, is_pickle, is_pipeline, read_json, refuse_pickles
 from fluxmodel.progress import Progress, silent
 from fluxmodel.text_to_image import ModelIndex
-from fluxmodel.weights import load_mmdit, save_mmdit
+from fluxmodel.weights import load_mmdit, read_mmdit_config, save_mmdit
 
 Layout = Literal["diffusers", "flux"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,6 +64,7 @@ def export(
     variant: str = "",
     lora: str | Path | None = None,
     lora_scale: float = 1.0,
+    lora_layout: str = "",
     dtype: str = "",
     progress: Progress = silent,
 ) -> Export:
@@ -73,8 +75,10 @@ def export(
         output: a directory that is missing or empty.
         layout: "diffusers" for what it loads, "flux" for one file under the original names.
         variant: which network of one of our own models; default the one it is made for.
-        lora: merged into the network; default none.
-        lora_scale: how strongly.
+        lora: a file or directory; merged into the network, unless a layout is given; default none.
+        lora_scale: how strongly it is merged.
+        lora_layout: "peft" (diffusers'), "kohya" or "comfy": the LoRA is written in it, in loras/NAME/, and the
+            network stays as it is.
         dtype: of the network, "fp32", "bf16" or "fp16"; default as it is stored.
         progress: told the bytes of copied files.
 
@@ -88,6 +92,8 @@ def export(
         raise InputError(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}")
     plan = _plan(source, variant)
     _require_place(source, output)
+    beside = _beside(lora, lora_scale, lora_layout)
+    lora = None if beside else lora
     with _whole(output) as partial:
         is_kept = lora is None and not dtype and plan.is_pipeline and _is_theirs(plan.network)
         if layout == "diffusers" and plan.is_pipeline:
@@ -97,6 +103,10 @@ def export(
             save_mmdit(_network(plan.network, lora, lora_scale, dtype), target, layout)
         elif not is_kept:
             save_mmdit(_network(plan.network, lora, lora_scale, dtype), partial / "transformer", layout)
+        if beside:
+            (partial / "loras" / beside.stem).mkdir(parents=True)
+            place = partial / "loras" / beside.stem
+            convert_lora(beside, place, lora_layout, read_mmdit_config(plan.network))
         found = sorted(path for path in partial.rglob("*") if path.is_file())
         files = tuple(path.relative_to(partial).as_posix() for path in found)
         num_bytes = sum(path.stat().st_size for path in found)
@@ -114,7 +124,7 @@ class _Plan:
 
 
 def _plan(source: Path, variant: str) -> _Plan:
-    if is_flux_directory(source):
+    if is_pipeline(source):
         return _Plan(source / "transformer", f"flux1-{flux_name(source, variant)}", is_pipeline=True)
     if (source / INDEX).is_file():
         folder, index = read_config(ModelIndex, source / INDEX).choose(variant)
@@ -126,6 +136,21 @@ def _plan(source: Path, variant: str) -> _Plan:
 
 def _is_theirs(folder: Path) -> bool:
     return "_class_name" in read_json(folder / "config.json")
+
+
+def _beside(lora: str | Path | None, lora_scale: float, lora_layout: str) -> Path | None:
+    """Return the LoRA that is written beside the network; None where it is merged or there is none."""
+    if not lora_layout:
+        return None
+    if lora_layout not in LORA_LAYOUTS:
+        raise InputError(f"lora_layout is {lora_layout!r}; it is one of {', '.join(LORA_LAYOUTS)}")
+    if lora is None:
+        raise InputError(f"lora_layout is {lora_layout!r}, but there is no lora; name one")
+    if lora_scale != 1.0:
+        raise InputError(
+            f"lora_scale is {lora_scale}, but a LoRA beside the network is scaled by who loads it; leave it out"
+        )
+    return Path(lora)
 
 
 def _network(path: Path, lora: str | Path | None, lora_scale: float, dtype: str) -> MMDiT:

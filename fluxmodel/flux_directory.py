@@ -19,12 +19,12 @@ import torch
 from fluxmodel.encoders.flux_autoencoder import FluxAutoencoder
 from fluxmodel.encoders.flux_text import FluxTextEncoder
 from fluxmodel.errors import InputError
+from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
-from fluxmodel.pretrained_folder import read_json
+from fluxmodel.pretrained_folder import INDEX, read_json
 from fluxmodel.time_shift import TimeShift, read_time_shift
 from fluxmodel.weights import load_mmdit, read_mmdit_config
 
-INDEX = "model_index.json"
 PIPELINE = "FluxPipeline"
 PARTS = {
     "transformer": ("FluxTransformer2DModel",),
@@ -64,12 +64,6 @@ class FluxParts:
     def image_size(self) -> int:
         """Side of the images it draws where nothing is said, pixels."""
         return LATENT_SIDE * self.autoencoder.config.downscale
-
-
-def is_flux_directory(directory: str | Path) -> bool:
-    """Return whether a directory is a diffusers pipeline, which our own are not; nothing of it is loaded."""
-    path = Path(directory) / INDEX
-    return path.is_file() and "_class_name" in read_json(path)
 
 
 def flux_name(directory: str | Path, variant: str = "") -> Literal["dev", "schnell"]:
@@ -133,25 +127,32 @@ def load_flux_directory(
     name = flux_name(directory, variant)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     time_shift = read_time_shift(directory / "scheduler" / "scheduler_config.json")
-    try:
-        transformer = load_mmdit(directory / "transformer", dtype=dtype, device=device)
-        dtype = dtype or transformer.img_in.weight.dtype
-        text_encoder = FluxTextEncoder.from_directory(directory, MAX_TOKENS[name], dtype).to(device)
+    shape = load_mmdit(directory / "transformer", dtype=dtype, device="meta")
+    dtype = dtype or shape.img_in.weight.dtype
+    try:  # the largest part comes last: what is wrong shows in seconds
         autoencoder = FluxAutoencoder.from_directory(directory / "vae", dtype).to(device)
+        text_encoder = FluxTextEncoder.from_directory(directory, MAX_TOKENS[name], dtype).to(device)
+        _require_fit(directory / "transformer", shape.config, autoencoder, text_encoder)
+        transformer = load_mmdit(directory / "transformer", dtype=dtype, device=device)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{directory}: the GPU's memory does not hold it; FLUX.1 takes 34 GB in bf16. Free it, or choose the CPU."
         ) from error
+    return FluxParts(name, transformer, autoencoder, text_encoder, time_shift)
+
+
+def _require_fit(
+    path: Path, config: MMDiTConfig, autoencoder: FluxAutoencoder, text_encoder: FluxTextEncoder
+) -> None:
+    """Refuse a network that takes or gives other widths than the parts around it."""
     for field, width, part in (
         ("in_channels", 4 * autoencoder.config.latent_channels, "vae"),
         ("out_channels", 4 * autoencoder.config.latent_channels, "vae"),
         ("vec_in_dim", text_encoder.pooled_width, "text_encoder"),
         ("context_in_dim", text_encoder.token_width, "text_encoder_2"),
     ):
-        if getattr(transformer.config, field) != width:
+        if getattr(config, field) != width:
             raise InputError(
-                f"{directory / 'transformer'}: {field} is {getattr(transformer.config, field)}, but {part} beside it "
-                f"needs {width}; put together parts of one model (Fill, Canny and Depth, which want an image "
-                "too, cannot be drawn with)."
+                f"{path}: {field} is {getattr(config, field)}, but {part} beside it needs {width}; put together "
+                "parts of one model (Fill, Canny and Depth, which want an image too, cannot be drawn with)."
             )
-    return FluxParts(name, transformer, autoencoder, text_encoder, time_shift)

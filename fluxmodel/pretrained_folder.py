@@ -11,7 +11,16 @@ from typing import Any
 
 from fluxmodel.errors import InputError
 
+INDEX = "model_index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def is_pipeline(directory: str | Path) -> bool:
+    """Return whether a directory holds a diffusers pipeline rather than a model of ours; nothing of it is loaded."""
+    try:
+        return "_class_name" in json.loads((Path(directory) / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -29,11 +29,12 @@ from fluxmodel.errors import InputError
 from fluxmodel.flow.guidance import Guidance, choose_guidance
 from fluxmodel.flow.solvers import SOLVERS, Solver, VelocityField
 from fluxmodel.flow_sampler import FlowSampler, NoiseLayout
-from fluxmodel.flux_directory import is_flux_directory, load_flux_directory
+from fluxmodel.flux_directory import load_flux_directory
 from fluxmodel.lora_files import load_lora
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
 from fluxmodel.pixels import to_pixels
+from fluxmodel.pretrained_folder import is_pipeline
 from fluxmodel.time_shift import TimeShift
 from fluxmodel.weights import load_mmdit
 
@@ -162,7 +163,7 @@ class TextToImage:
             InputError: the directory is none, there is no such variant, or a part is missing or does not fit.
         """
         directory = Path(directory)
-        if is_flux_directory(directory):
+        if is_pipeline(directory):
             return cls._from_flux(directory, variant, dtype, device)
         if not (directory / INDEX).is_file():
             raise InputError(

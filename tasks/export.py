@@ -19,6 +19,7 @@ class Wanted:
         variant: of the model; empty is its default.
         lora: name of one of the model's LoRAs, or a path; empty writes none.
         lora_scale: how strongly it is merged.
+        lora_layout: "peft", "kohya" or "comfy" to write it beside the network instead; empty merges it.
         dtype: of the network; empty is as it is stored.
     """
 
@@ -27,6 +28,7 @@ class Wanted:
     variant: str = ""
     lora: str = ""
     lora_scale: float = 1.0
+    lora_layout: str = ""
     dtype: str = ""
 
 
@@ -53,6 +55,7 @@ def export_model(home: Home, wanted: Wanted, to: Path) -> dict:
         variant=wanted.variant,
         lora=lora,
         lora_scale=wanted.lora_scale,
+        lora_layout=wanted.lora_layout,
         dtype=wanted.dtype,
         progress=tell,
     )

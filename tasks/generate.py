@@ -96,7 +96,7 @@ def find_model(home: Home, model: str) -> Path:
 
 
 def find_lora(model: Path, lora: str) -> Path:
-    """Return the directory of a LoRA: one of the model's by name, or any by path.
+    """Return where a LoRA lies: one of the model's by name, or any file or directory by path.
 
     Raises:
         InputError: there is none.
@@ -104,11 +104,11 @@ def find_lora(model: Path, lora: str) -> Path:
     own = model / "loras" / lora
     if own.is_dir():
         return own
-    if Path(lora).is_dir():
+    if Path(lora).exists():
         return Path(lora)
     names = sorted(place.name for place in (model / "loras").glob("*"))
     said = f"this model has {', '.join(names)}" if names else "this model has none"
-    raise InputError(f"--lora {lora}: {said}; name one of its LoRAs, or the directory of another.")
+    raise InputError(f"--lora {lora}: {said}; name one of its LoRAs, or the path of another.")
 
 
 def _place(out: Path, prompt: str, seed: int) -> Path:

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from fluxmodel import export as exporting
 from fluxmodel.errors import InputError
 from fluxmodel.export import LEFT_BEHIND, export
-from fluxmodel.lora_files import load_lora, write_lora
-from fluxmodel.weights import load_mmdit
+from fluxmodel.lora_files import load_lora, read_lora, write_lora
+from fluxmodel.weights import load_mmdit, read_mmdit_config
 from tests.kit import write_model
 
-from .tiny_loras import random_lora
+from .tiny_loras import assert_same_deltas, random_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and transformers deprecate themselves
 
@@ -130,6 +130,33 @@ def test_a_lora_is_merged_at_its_strength(flux_directory, tmp_path, scale):
     assert_same(kept, made)
 
 
+@pytest.mark.parametrize("layout", ["peft", "kohya", "comfy"])
+def test_a_lora_can_lie_beside_a_network_that_stays_as_it_is(flux_directory, tmp_path, layout):
+    source = flux_directory("dev")
+    config = read_mmdit_config(source)
+    write_lora(random_lora(config, rank=2, alpha=4.0), tmp_path / "style.safetensors", config, "comfy")
+    lora = tmp_path / "style.safetensors"
+    files = export(source, tmp_path / "out", lora=lora, lora_layout=layout).files
+    (written,) = (name for name in files if name.startswith("loras/style/"))
+    assert_same(load_file(source / THEIRS), load_file(tmp_path / "out" / THEIRS))
+    change = read_lora(tmp_path / "out" / written, config)
+    assert_same_deltas(change, random_lora(config, rank=2, alpha=4.0))
+
+
+def test_diffusers_draws_with_the_lora_beside_as_we_do_with_it_merged(flux_directory, tmp_path):
+    import diffusers
+
+    config = read_mmdit_config(flux_directory("dev"))
+    path = tmp_path / "style.safetensors"
+    write_lora(random_lora(config, rank=2, alpha=4.0), path, config, "kohya")
+    export(flux_directory("dev"), tmp_path / "out", lora=path, lora_layout="peft")
+    pipe = diffusers.FluxPipeline.from_pretrained(tmp_path / "out")
+    pipe.load_lora_weights(tmp_path / "out/loras/style")
+    ours = load_lora(load_mmdit(flux_directory("dev")), path)
+    theirs = velocity(pipe.transformer, 3.5, theirs=True)
+    torch.testing.assert_close(theirs, velocity(ours, 3.5), rtol=1e-3, atol=1e-3)
+
+
 def test_the_dtype_is_the_networks(flux_directory, tmp_path):
     export(flux_directory("schnell"), tmp_path / "out", dtype="bf16")
     found = tensors(tmp_path / "out")
@@ -191,6 +218,13 @@ def _full(place):
         ({"dtype": "int8"}, None, "dtype is 'int8'; it is one of fp32, bf16, fp16"),
         ({"variant": "rectified"}, None, "variant is 'rectified'; this model is schnell and has no other"),
         ({"lora": "nothing.safetensors"}, None, "nothing.safetensors"),
+        (
+            {"lora": "a", "lora_layout": "xlabs"},
+            None,
+            "lora_layout is 'xlabs'; it is one of peft, kohya, comfy",
+        ),
+        ({"lora_layout": "peft"}, None, "lora_layout is 'peft', but there is no lora"),
+        ({"lora": "a", "lora_layout": "peft", "lora_scale": 0.5}, None, "scaled by who loads it"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_written(flux_directory, tmp_path, arguments, prepare, named):

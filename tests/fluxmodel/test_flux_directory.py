@@ -13,7 +13,8 @@ from fluxmodel.drawing_request import DrawingRequest
 from fluxmodel.errors import InputError
 from fluxmodel.export import export
 from fluxmodel.flow.packing import pack
-from fluxmodel.flux_directory import is_flux_directory, load_flux_directory
+from fluxmodel.flux_directory import load_flux_directory
+from fluxmodel.pretrained_folder import is_pipeline
 from fluxmodel.text_to_image import TextToImage
 from tests.kit import write_model
 
@@ -103,9 +104,9 @@ def test_a_directory_is_served_like_our_own(flux_directory):
 
 
 def test_a_directory_is_known_by_its_index(flux_directory, tmp_path):
-    assert is_flux_directory(flux_directory("dev"))
-    assert not is_flux_directory(write_model(tmp_path / "ours"))
-    assert not is_flux_directory(tmp_path / "nothing")
+    assert is_pipeline(flux_directory("dev"))
+    assert not is_pipeline(write_model(tmp_path / "ours"))
+    assert not is_pipeline(tmp_path / "nothing")
 
 
 def _edit(path, **fields):
@@ -115,7 +116,7 @@ def _edit(path, **fields):
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (lambda d: (d / "model_index.json").write_text("{"), "model_index.json: is no JSON"),
+        (lambda d: (d / "model_index.json").write_text("{"), "model_index.json: Invalid JSON"),
         (
             lambda d: _edit(d / "model_index.json", _class_name="FluxFillPipeline"),
             "_class_name is 'FluxFillPipeline'; name a directory of FluxPipeline",
