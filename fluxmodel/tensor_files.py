@@ -248,7 +248,7 @@ def write_tensors(path: Path, tensors: Iterable[Pending], metadata: Mapping[str,
             for each in pending:
                 tensor = each.make().detach().to("cpu", each.dtype).contiguous()
                 assert tuple(tensor.shape) == tuple(each.shape), each.name
-                file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+                file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

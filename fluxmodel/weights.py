@@ -123,14 +123,19 @@ def save_mmdit(
     values = diffusers_values(model.config) if layout == "diffusers" else model.config.model_dump(mode="json")
     limit = _shard_bytes(max_shard_size, layout)
     pending = _pending(model, layout, dtype)
-    if path.suffix == SUFFIX:
-        if max_shard_size is not None:
-            raise InputError(f"max_shard_size is given, but {path} is one file; name a directory for shards")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, pending, {"format": "pt", _HEADER_CONFIG: model.config.model_dump_json()})
-    else:
-        path.mkdir(parents=True, exist_ok=True)
-        _write_directory(path, layout, _shards(pending, limit), values)
+    if path.suffix == SUFFIX and max_shard_size is not None:
+        raise InputError(f"max_shard_size is given, but {path} is one file; name a directory for shards")
+    try:
+        if path.suffix == SUFFIX:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(path, pending, {"format": "pt", _HEADER_CONFIG: model.config.model_dump_json()})
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            _write_directory(path, layout, _shards(pending, limit), values)
+    except OSError as error:
+        raise InputError(
+            f"weights {path}: cannot be written ({error.strerror}); choose another place"
+        ) from error
 
 
 # Reading
@@ -160,14 +165,15 @@ def _fit(files: TensorFiles, config: MMDiTConfig | None) -> Fit:
         raise InputError(f"weights {files.path}: their shapes make no MM-DiT ({error})") from error
     wanted = {prefix + p.name: (p.rows, *ours[p.tensor].shape[1:]) for p in pieces(told, layout)}
     others = NEIGHBOURS if prefix else ()
-    faults = disagreements(fields, config, source) if config else []
-    faults += misfits(wanted, {n: s for n, s in files.shapes.items() if not n.startswith(others)})
+    differing = disagreements(fields, config, source) if config else []
+    faults = differing + misfits(wanted, {n: s for n, s in files.shapes.items() if not n.startswith(others)})
     faults += _odd_dtypes(files, wanted)
     if faults:
-        of = f"{source} or " if config else ""
-        raise InputError(
-            f"weights {files.path} do not fit {of}the MM-DiT of their shapes: {'; '.join(faults)}{_cure(files.entries)}"
+        what = "their configuration" if config else "the MM-DiT of their shapes"
+        cure = _cure(files.entries) or (
+            "; give the config they are of" if differing else "; take those of one whole MM-DiT"
         )
+        raise InputError(f"weights {files.path} do not fit {what}: {'; '.join(faults)}{cure}")
     if config is None and (reason := untold(fields)):
         raise InputError(
             f"weights {files.path}: {reason}; give config=, or put its {CONFIG_NAME} beside them"

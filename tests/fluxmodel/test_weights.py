@@ -1,6 +1,7 @@
 """The MM-DiT's weights in and out: both layouts, one file or shards, and diffusers as judge of its own."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
-from fluxmodel.weight_layouts import pieces
+from fluxmodel.weight_layouts import complete, pieces
 from fluxmodel.weights import load_mmdit, read_mmdit_config, save_mmdit
 from tests.fluxmodel.tiny_weights import (
     DEV,
@@ -23,6 +24,7 @@ from tests.fluxmodel.tiny_weights import (
     relative_error,
     write_hollow,
 )
+from tests.kit import ROOT, run_python
 
 NETWORKS = {
     "dev": DEV,
@@ -273,11 +275,12 @@ def test_a_network_read_is_ready_for_use_and_its_weights_are_its_own(tmp_path):
 # Configuration from shapes
 
 
-@pytest.mark.parametrize("layout", ["flux", "diffusers"])
-@pytest.mark.parametrize("config", [*NETWORKS.values(), *OURS_ONLY.values()], ids=[*NETWORKS, *OURS_ONLY])
-def test_the_configuration_is_known_from_the_shapes(config, layout, tmp_path):
-    if layout == "diffusers" and config in OURS_ONLY.values():
-        pytest.skip("diffusers has no such network")
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [*((name, "flux") for name in NETWORKS | OURS_ONLY), *((name, "diffusers") for name in NETWORKS)],
+)
+def test_the_configuration_is_known_from_the_shapes(name, layout, tmp_path):
+    config = (NETWORKS | OURS_ONLY)[name]
     heads = changed(config, hidden_size=128 * config.num_heads, axes_dim=(16, 56, 56), theta=10_000)
     with torch.device("meta"):
         ours = MMDiT(heads).state_dict()
@@ -287,18 +290,25 @@ def test_the_configuration_is_known_from_the_shapes(config, layout, tmp_path):
     assert again == changed(heads, mlp_ratio=again.mlp_ratio)
 
 
-@pytest.mark.parametrize("layout", ["flux", "diffusers"])
+def test_any_width_of_the_mlps_is_known_from_the_shapes():
+    for hidden in range(14, 80, 8):
+        for mlp in range(1, 6 * hidden):
+            fields = {"hidden_size": hidden, "head_dim": hidden, "mlp_hidden_dim": mlp}
+            assert complete(fields).mlp_hidden_dim == mlp
+
+
 @pytest.mark.parametrize(
-    ("changes", "num_parameters", "num_tensors"),
+    ("layout", "changes", "num_parameters", "num_tensors"),
     [
-        ({}, 11_901_408_320, 780),
-        ({"guidance_embed": False}, 11_891_178_560, 776),
-        ({"in_channels": 384}, 11_902_391_360, 780),
-        ({"in_channels": 128}, 11_901_604_928, 780),
+        ("flux", {}, 11_901_408_320, 780),
+        ("diffusers", {}, 11_901_408_320, 780),
+        ("flux", {"guidance_embed": False}, 11_891_178_560, 776),
+        ("flux", {"in_channels": 384}, 11_902_391_360, 780),
+        ("flux", {"in_channels": 128}, 11_901_604_928, 780),
     ],
-    ids=["dev", "schnell", "fill", "canny"],
+    ids=["dev", "dev-diffusers", "schnell", "fill", "canny"],
 )
-def test_twelve_billion_are_known_by_their_header(changes, num_parameters, num_tensors, layout, tmp_path):
+def test_twelve_billion_are_known_by_their_header(layout, changes, num_parameters, num_tensors, tmp_path):
     config = MMDiTConfig(**changes)
     with torch.device("meta"):
         ours = MMDiT(config).state_dict()
@@ -312,3 +322,20 @@ def test_twelve_billion_are_known_by_their_header(changes, num_parameters, num_t
     assert sum(p.numel() for p in model.parameters()) == num_parameters
     assert len(model.state_dict()) == num_tensors
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_documentation_run(tmp_path):
+    heads = changed(hidden_size=128, num_heads=1, axes_dim=(16, 56, 56), depth=1, depth_single_blocks=1)
+    save_mmdit(random_model(heads), tmp_path / "flux1-dev.safetensors")
+    page = (ROOT / "docs/weights.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 4
+    done = run_python("-c", f"import os; os.chdir({str(tmp_path)!r})\n" + "".join(examples))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1 128 True\n"
+    assert names_in(tmp_path / "for-diffusers/transformer") == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    assert are_identical(load_mmdit(tmp_path / "new.safetensors"), load_mmdit(tmp_path / "in-shards"))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fluxmodel.errors import InputError
 from fluxmodel.weights import load_mmdit, save_mmdit
-from tests.fluxmodel.tiny_weights import DEV, changed, new_in_diffusers, random_model
+from tests.fluxmodel.tiny_weights import DEV, changed, new_in_diffusers, random_model, write_hollow
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +209,27 @@ def test_every_misfit_is_named_in_one_error_in_the_words_of_the_file(
     )
     for fault in faults:
         assert fault in said
+    assert said.endswith("take those of one whole MM-DiT")
     assert said.count("missing") == 1
     assert said.count(", not (") == 1
+
+
+@pytest.mark.parametrize("layout", ["flux", "diffusers"])
+def test_whichever_tensor_is_misshapen_it_alone_is_named(layout, tmp_path):
+    save_mmdit(random_model(changed(depth=1, depth_single_blocks=1)), tmp_path / "whole.safetensors", layout)
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(tmp_path / "whole.safetensors").items()}
+    ends = (
+        "final_layer.linear.",
+        "proj_out.",
+    )  # weight and bias alone tell out_channels: either may be right
+    for name, shape in shapes.items():
+        cut = (shape[0] - 1, *shape[1:])
+        path = write_hollow(tmp_path / "m.safetensors", shapes | {name: cut}, "F32")
+        said = refusal(path)
+        if not name.startswith(ends):
+            assert f": {name} is {cut}, not {shape}" in said
+            assert said.count(", not (") == 1
+            assert "missing" not in said
 
 
 def test_keys_under_a_prefix_are_named_with_it(written, tmp_path):
@@ -313,6 +332,7 @@ def test_a_configuration_that_disagrees_is_named_with_both_values(changes, said,
     shutil.copy(written / "flux/model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text(changed(**changes).model_dump_json())
     assert re.search(said, refusal(tmp_path))
+    assert refusal(tmp_path).endswith("give the config they are of")
     assert " in the config given, " in refusal(tmp_path, config=changed(**changes))
     assert load_mmdit(tmp_path, config=DEV).config == DEV
 
@@ -364,7 +384,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is(options, said, tmp
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"mlp_ratio": 3.0}, "mlp_ratio is 3.0"), ({"theta": 5}, "theta is 5"), ({"qkv_bias": False}, "qkv_bias")],
+    [
+        ({"mlp_ratio": 3.0}, "mlp_ratio is 3.0"),
+        ({"theta": 5}, "theta is 5"),
+        ({"qkv_bias": False}, "qkv_bias"),
+    ],
 )
 def test_a_network_diffusers_cannot_build_is_refused_by_field(changes, named, tmp_path):
     with pytest.raises(InputError, match=named):
@@ -374,7 +398,7 @@ def test_a_network_diffusers_cannot_build_is_refused_by_field(changes, named, tm
 
 def test_weights_of_another_layout_are_not_left_beside(written, tmp_path):
     shutil.copytree(written / "diffusers", tmp_path / "w")
-    with pytest.raises(InputError, match="diffusion_pytorch_model.safetensors is there already"):
+    with pytest.raises(InputError, match=r"diffusion_pytorch_model\.safetensors is there already"):
         save_mmdit(random_model(), tmp_path / "w")
     assert load_mmdit(tmp_path / "w").config == DEV
 
@@ -391,6 +415,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(InputError, match=r"model\.safetensors: cannot be written"):
         save_mmdit(random_model(), tmp_path)
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["a-file", "a-file/inside", "a-file/m.safetensors"])
+def test_a_directory_that_cannot_be_made_is_named(name, tmp_path):
+    (tmp_path / "a-file").touch()
+    with pytest.raises(InputError, match=f"{name}: cannot be written"):
+        save_mmdit(random_model(), tmp_path / name)
 
 
 def test_shards_of_one_file_make_no_sense(tmp_path):

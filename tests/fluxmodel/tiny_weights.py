@@ -50,7 +50,8 @@ def open_in_diffusers(directory: Path) -> Any:
         warnings.simplefilter("ignore")  # what diffusers and its dependencies warn of is theirs to mend
         from diffusers import FluxTransformer2DModel
 
-        twin, told = FluxTransformer2DModel.from_pretrained(directory, output_loading_info=True)
+        loaded: Any = FluxTransformer2DModel.from_pretrained(directory, output_loading_info=True)
+    twin, told = loaded
     assert not any(told.values()), told
     return twin
 
@@ -113,7 +114,7 @@ def write_hollow(path: Path, shapes: dict[str, tuple[int, ...]], word: str = "BF
     header: dict[str, Any] = {}
     end = 0
     for name, shape in shapes.items():
-        start, end = end, end + 2 * torch.Size(shape).numel()
+        start, end = end, end + {"BF16": 2, "F32": 4}[word] * torch.Size(shape).numel()
         header[name] = {"dtype": word, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     with path.open("wb") as file:
