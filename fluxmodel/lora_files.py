@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -205,7 +206,7 @@ def _settings(place: Path, header: Mapping[str, str]) -> dict[str, Any] | None:
         prefixed = {k.removeprefix("transformer."): v for k, v in settings.items() if "." in k}
         settings = {k: v for k, v in {**settings, **prefixed}.items() if "." not in k}
         PeftScales(settings).alpha("any", int(settings.get("r", 1)))
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, re.error) as error:
         raise InputError(f"LoRA {told}: is no configuration of peft ({error}); get the file again") from error
     odd = [name for name in _NOT_PLAIN if settings.get(name)]
     odd += ["peft_type"] if settings.get("peft_type", "LORA") != "LORA" else []
