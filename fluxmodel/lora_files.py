@@ -49,9 +49,7 @@ def save_lora(model: MMDiT, path: str | Path, layout: str = "peft", folded: bool
     return write_lora(adapters_of(model), path, model.config, layout, folded)
 
 
-def load_lora(
-    model: MMDiT, path: str | Path, scale: float = 1.0, ignore_text_encoder: bool = False
-) -> MMDiT:
+def load_lora(model: MMDiT, path: str | Path, scale: float = 1.0, ignore_text_encoder: bool = False) -> MMDiT:
     """Merge a LoRA into a model's weights for good, in place; return the model.
 
     Args:
@@ -67,9 +65,7 @@ def load_lora(
     return model
 
 
-def read_lora(
-    path: str | Path, config: MMDiTConfig | None = None, ignore_text_encoder: bool = False
-) -> Lora:
+def read_lora(path: str | Path, config: MMDiTConfig | None = None, ignore_text_encoder: bool = False) -> Lora:
     """Read a LoRA in any layout; `config` is the network's shape, FLUX.1 dev's by default.
 
     Raises:
@@ -126,7 +122,9 @@ def write_lora(
         scales = PeftScales(settings) if settings is not None else None
         difference = largest_difference(lora, lora_of(back, config, str(place), scales))
         if not difference <= TOLERANCE:
-            raise InputError(f"LoRA {place}: a layer changed by {difference:.1e} while it was written; not kept")
+            raise InputError(
+                f"LoRA {place}: a layer changed by {difference:.1e} while it was written; not kept"
+            )
         os.replace(partial, place)
     except OSError as error:
         raise InputError(f"{place}: cannot be written ({error}); choose another place") from error
@@ -170,7 +168,9 @@ def find_lora(path: str | Path) -> Path:
     place = Path(path)
     if place.is_file():
         if place.suffix in _PICKLED:
-            raise InputError(f"{place}: pickle can run code, so it is not read; save the LoRA as .safetensors")
+            raise InputError(
+                f"{place}: pickle can run code, so it is not read; save the LoRA as .safetensors"
+            )
         return place
     found = sorted(place.glob("*.safetensors")) if place.is_dir() else []
     for name in (*FILES.values(), LORA_WEIGHTS):
@@ -213,7 +213,9 @@ def _settings(place: Path, header: Mapping[str, str]) -> dict[str, Any] | None:
     start = str(settings.get("init_lora_weights"))
     odd += [f"init_lora_weights={start}"] if start.startswith(_CHANGE_THE_BASE) else []
     if odd:
-        raise InputError(f"LoRA {told}: {', '.join(odd)} is no plain LoRA's; convert it to one with peft first")
+        raise InputError(
+            f"LoRA {told}: {', '.join(odd)} is no plain LoRA's; convert it to one with peft first"
+        )
     return settings if "r" in settings or "lora_alpha" in settings else None
 
 

@@ -55,7 +55,9 @@ def test_fused_parts_are_each_part_on_its_rows_whatever_their_ranks_and_alphas(r
     wanted = torch.cat([exact_delta(part) for part in parts])
     torch.testing.assert_close(exact_delta(fused), wanted, rtol=1e-6, atol=1e-7)
     again = split(fused, ROWS)
-    assert [part.rank for part in again if part] == list(ranks), "what was stacked comes apart at its old ranks"
+    assert [part.rank for part in again if part] == list(ranks), (
+        "what was stacked comes apart at its old ranks"
+    )
     for part, other in zip(parts, again, strict=True):
         assert other is not None
         torch.testing.assert_close(exact_delta(other), exact_delta(part), rtol=1e-6, atol=1e-7)
@@ -116,7 +118,9 @@ def test_unmerging_gives_back_the_weights_bit_for_bit(dtype):
     model = small_model().to(dtype)
     before = {name: p.clone() for name, p in model.named_parameters()}
     merged = merge(model, [(random_lora(seed=1), 0.7), (mixed_lora(), -2.0)])
-    assert all(not torch.equal(model.get_parameter(f"{n}.weight"), before[f"{n}.weight"]) for n in merged.originals)
+    assert all(
+        not torch.equal(model.get_parameter(f"{n}.weight"), before[f"{n}.weight"]) for n in merged.originals
+    )
     unmerge(model, merged)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, before[name], rtol=0, atol=0)
@@ -201,7 +205,9 @@ def test_ejecting_leaves_the_plain_model():
 
 
 def test_an_injected_lora_is_trained_alone_where_asked():
-    model = inject(inject(small_model(), random_lora(seed=1), name="fixed"), mixed_lora(), name="new", trainable=True)
+    model = inject(
+        inject(small_model(), random_lora(seed=1), name="fixed"), mixed_lora(), name="new", trainable=True
+    )
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained
     assert all(".new." in name for name in trained)
@@ -257,7 +263,7 @@ def test_targets_are_groups_or_an_expression(targets, num, first):
 
 @pytest.mark.parametrize("targets", ["atention", "(", "", "attention+blocs"])
 def test_targets_that_name_no_layer_are_refused(targets):
-    with pytest.raises(InputError, match="targets is .*blocks, attention"):
+    with pytest.raises(InputError, match=r"targets is .*blocks, attention"):
         target_layers(small_model(), targets)
 
 

@@ -1,6 +1,7 @@
 """LoRA files against diffusers: it applies ours as strongly as we do, and we read what it writes."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -100,7 +101,16 @@ def test_what_diffusers_writes_is_read(tmp_path, by):
     config = LoraConfig(
         r=4,
         lora_alpha=10,
-        target_modules=["to_q", "to_v", "add_k_proj", "proj_mlp", "proj_out", "linear", "x_embedder", "linear_2"],
+        target_modules=[
+            "to_q",
+            "to_v",
+            "add_k_proj",
+            "proj_mlp",
+            "proj_out",
+            "linear",
+            "x_embedder",
+            "linear_2",
+        ],
         rank_pattern={"to_q": 2, "^proj_out": 1},
         alpha_pattern={"to_v": 3, "transformer_blocks.1.attn.to_q": 5},
         init_lora_weights=False,
@@ -110,10 +120,12 @@ def test_what_diffusers_writes_is_read(tmp_path, by):
     if by == "adapter":
         twin.save_lora_adapter(tmp_path)
     else:
-        layers = get_peft_model_state_dict(twin)
+        layers: Any = get_peft_model_state_dict(twin)
         metadata = twin.peft_config["default"].to_dict()
         metadata["target_modules"] = sorted(metadata["target_modules"])
-        type(flux_pipeline(twin)).save_lora_weights(tmp_path, layers, transformer_lora_adapter_metadata=metadata)
+        type(flux_pipeline(twin)).save_lora_weights(
+            tmp_path, layers, transformer_lora_adapter_metadata=metadata
+        )
     wanted = theirs(twin)
     twin.disable_adapters()
     assert relative_error(theirs(twin), wanted) > 0.01
