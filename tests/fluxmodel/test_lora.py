@@ -191,6 +191,19 @@ def test_injected_and_merged_loras_give_the_same_velocity_on_every_layer(config)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
+def test_adapters_act_in_conditions_of_all_steps_at_once_too():
+    model = inject(small_model(), random_lora())
+    generator, times = torch.Generator().manual_seed(3), torch.tensor([0.9, 0.2])
+    img, txt = torch.randn(1, 4, 8, generator=generator), torch.randn(1, 3, 10, generator=generator)
+    y, ids = torch.randn(1, 6, generator=generator), (torch.zeros(1, 4, 3), torch.zeros(1, 3, 3))
+    guidance = torch.tensor([3.5])
+    with torch.inference_mode():
+        steps = model.condition_steps(ids[0], txt, ids[1], times, y, guidance)
+        for t, step in zip(times, steps, strict=True):
+            alone = model(img, ids[0], txt, ids[1], t[None], y, guidance)
+            torch.testing.assert_close(model.velocity(img, step), alone, rtol=1e-4, atol=1e-4)
+
+
 def test_ejecting_leaves_the_plain_model():
     model, plain = small_model(), small_model()
     inject(inject(model, random_lora(seed=1), name="one"), mixed_lora(), name="two")

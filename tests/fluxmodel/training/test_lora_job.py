@@ -79,12 +79,15 @@ def test_a_lora_job_leaves_a_lora_that_changes_the_base(parts, tmp_path):
     final = tmp_path / "final"
     about = json.loads((final / "lora.json").read_text())
     assert (about["trigger"], about["num_images"], about["rank"]) == ("glowline", 8, 2)
-    assert (about["targets"], about["num_layers"]) == ("blocks", 16)
+    assert (about["targets"], about["num_layers"]) == ("blocks", 13)
     weights = (parts / "model/transformer/model.safetensors").read_bytes()
     assert about["base"] == hashlib.sha256(weights).hexdigest()
     proof = about["files"]["pytorch_lora_weights.safetensors"]
     assert (proof["layout"], proof["largest_difference"]) == ("peft", 0.0)
-    assert proof["sha256"] == hashlib.sha256((final / "pytorch_lora_weights.safetensors").read_bytes()).hexdigest()
+    assert (
+        proof["sha256"]
+        == hashlib.sha256((final / "pytorch_lora_weights.safetensors").read_bytes()).hexdigest()
+    )
     passport = read_passport(final / "pytorch_lora_weights.safetensors")
     assert passport == Passport.model_validate(about).model_copy(update={"files": {}})
     assert len(json.loads((final / "story.json").read_text())["images"]) == 8
