@@ -72,6 +72,14 @@ def test_parts_that_share_their_a_add_no_rank_and_others_do():
     assert [part.rank for part in again if part] == [2, 2, 2, 2]
 
 
+def test_a_column_that_one_part_does_not_read_costs_no_rank():
+    whole = random_change(sum(ROWS), 6, 3, 6.0, 0)
+    whole.b[:4, 1] = 0
+    again = fuse(pieces_of(split(whole, ROWS)), sum(ROWS))
+    assert again.rank == whole.rank
+    torch.testing.assert_close(exact_delta(again), exact_delta(whole), rtol=0, atol=0)
+
+
 def test_rows_without_a_part_do_not_change():
     q, k, v, _ = (random_change(rows, 6, 2, 4.0, n) for n, rows in enumerate(ROWS))
     fused = fuse(pieces_of([q, k, v, None]), sum(ROWS))
