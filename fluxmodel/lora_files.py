@@ -155,7 +155,7 @@ def convert_lora(
         InputError: a file, a key or the layout will not do; names it.
     """
     lora = read_lora(source, config, ignore_text_encoder)
-    passport = read_passport(find_lora(source))
+    passport = read_passport(source)
     return write_lora(lora, target, config, layout, folded, passport)
 
 

@@ -68,17 +68,18 @@ class Passport(BaseModel):
 
 
 def read_passport(path: str | Path) -> Passport | None:
-    """Return the passport in a LoRA file's header, or in lora.json of its directory; None where there is none.
+    """Return the passport in a LoRA file's header, or that of a directory, lora.json first; None where there is none.
 
     Raises:
         InputError: there is one, but it is damaged.
     """
     place = Path(path)
-    text = _header(place).get(PASSPORT) if place.is_file() else None
-    beside = (place if place.is_dir() else place.parent) / PASSPORT_FILE
-    told = str(place)
-    if text is None and beside.is_file():
-        text, told = beside.read_text(), str(beside)
+    told, text = place, None
+    if place.is_dir():
+        told = place / PASSPORT_FILE
+        text = told.read_text() if told.is_file() else None
+    for file in sorted(place.glob("*.safetensors")) if place.is_dir() else [place]:
+        text = text or _header(file).get(PASSPORT)
     if text is None:
         return None
     try:

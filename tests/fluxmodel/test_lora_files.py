@@ -411,6 +411,7 @@ def test_the_passport_goes_with_the_file_and_through_conversions(tmp_path):
     (tmp_path / "deeper").mkdir()
     proof = write_lora(random_lora(), tmp_path / "deeper", SMALL)
     assert read_passport(tmp_path / "deeper") is None
+    assert read_passport(tmp_path) == passport, "of a directory without lora.json it is a file's"
     passport.model_copy(update={"files": {FILES["peft"]: proof}}).write(tmp_path / "deeper")
     again = read_passport(tmp_path / "deeper")
     assert again is not None
