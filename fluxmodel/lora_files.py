@@ -117,6 +117,7 @@ def write_lora(
     partial = place.with_name(f".{place.name}.partial")
     try:
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, partial, metadata=header)
+        _sort_header(partial)
         back, header_back = _open(partial)
         settings = _settings(partial, header_back)
         scales = PeftScales(settings) if settings is not None else None
@@ -217,6 +218,18 @@ def _settings(place: Path, header: Mapping[str, str]) -> dict[str, Any] | None:
             f"LoRA {told}: {', '.join(odd)} is no plain LoRA's; convert it to one with peft first"
         )
     return settings if "r" in settings or "lora_alpha" in settings else None
+
+
+def _sort_header(place: Path) -> None:
+    """Put the header's entries in order: safetensors leaves theirs to chance, and equal LoRAs are equal files."""
+    with place.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(size))
+        entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, "the same entries in another order take no more room"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def _require_fit(lora: Lora, config: MMDiTConfig, source: str) -> None:

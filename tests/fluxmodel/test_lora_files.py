@@ -1,6 +1,7 @@
 """LoRA files: every layout says the same, every key is consumed or named, and what is written is read back."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -419,6 +420,16 @@ def test_the_passport_goes_with_the_file_and_through_conversions(tmp_path):
     (tmp_path / "deeper" / "lora.json").write_text('{"rank": "many"}')
     with pytest.raises(InputError, match=r"lora.json: the passport is damaged, rank"):
         read_passport(tmp_path / "deeper")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_lora_gives_the_same_bytes(tmp_path, layout):
+    lora = replace(random_lora(), header={f"ss_{n}": 'a "quoted" \n\x01é' for n in range(9)})
+    digests = {
+        write_lora(lora, tmp_path, SMALL, layout, passport=Passport(name="glow")).sha256 for _ in range(4)
+    }
+    assert len(digests) == 1
+    assert read_lora(tmp_path, SMALL).header.items() >= lora.header.items()
 
 
 def test_a_file_without_a_passport_keeps_the_header_it_came_with(tmp_path):
