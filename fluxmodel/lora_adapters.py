@@ -21,7 +21,9 @@ def put_fresh(model: nn.Module, targets: str, rank: int, alpha: float) -> None:
 
 
 @torch.no_grad()
-def inject(model: MMDiT, lora: Lora, weight: float = 1.0, name: str = "default", trainable: bool = False) -> MMDiT:
+def inject(
+    model: MMDiT, lora: Lora, weight: float = 1.0, name: str = "default", trainable: bool = False
+) -> MMDiT:
     """Put a LoRA beside a model's layers, in place; the weights stay as they are. All LoRAs of a model act together.
 
     Args:
@@ -69,7 +71,7 @@ def adapters_of(model: nn.Module, name: str | None = None) -> Lora:
     names = adapter_names(model)
     if not names:
         raise InputError("the model has no adapter to save; train a LoRA on it first")
-    if name is None and len(names) > 1 or name is not None and name not in names:
+    if (name is None and len(names) > 1) or (name is not None and name not in names):
         raise InputError(f'adapter is "{name or ""}"; the model has {", ".join(names)}, name one')
     chosen, modules = name or names[0], {}
     for module, layer in _adapted(model).items():

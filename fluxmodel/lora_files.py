@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,9 +49,7 @@ def save_lora(model: MMDiT, path: str | Path, layout: str = "peft", folded: bool
     return write_lora(adapters_of(model), path, model.config, layout, folded)
 
 
-def load_lora(
-    model: MMDiT, path: str | Path, scale: float = 1.0, ignore_text_encoder: bool = False
-) -> MMDiT:
+def load_lora(model: MMDiT, path: str | Path, scale: float = 1.0, ignore_text_encoder: bool = False) -> MMDiT:
     """Merge a LoRA into a model's weights for good, in place; return the model.
 
     Args:
@@ -66,9 +65,7 @@ def load_lora(
     return model
 
 
-def read_lora(
-    path: str | Path, config: MMDiTConfig | None = None, ignore_text_encoder: bool = False
-) -> Lora:
+def read_lora(path: str | Path, config: MMDiTConfig | None = None, ignore_text_encoder: bool = False) -> Lora:
     """Read a LoRA in any layout; `config` is the network's shape, FLUX.1 dev's by default.
 
     Raises:
@@ -120,12 +117,15 @@ def write_lora(
     partial = place.with_name(f".{place.name}.partial")
     try:
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, partial, metadata=header)
+        _sort_header(partial)
         back, header_back = _open(partial)
         settings = _settings(partial, header_back)
         scales = PeftScales(settings) if settings is not None else None
         difference = largest_difference(lora, lora_of(back, config, str(place), scales))
         if not difference <= TOLERANCE:
-            raise InputError(f"LoRA {place}: a layer changed by {difference:.1e} while it was written; not kept")
+            raise InputError(
+                f"LoRA {place}: a layer changed by {difference:.1e} while it was written; not kept"
+            )
         os.replace(partial, place)
     except OSError as error:
         raise InputError(f"{place}: cannot be written ({error}); choose another place") from error
@@ -156,7 +156,7 @@ def convert_lora(
         InputError: a file, a key or the layout will not do; names it.
     """
     lora = read_lora(source, config, ignore_text_encoder)
-    passport = read_passport(find_lora(source))
+    passport = read_passport(source)
     return write_lora(lora, target, config, layout, folded, passport)
 
 
@@ -169,7 +169,9 @@ def find_lora(path: str | Path) -> Path:
     place = Path(path)
     if place.is_file():
         if place.suffix in _PICKLED:
-            raise InputError(f"{place}: pickle can run code, so it is not read; save the LoRA as .safetensors")
+            raise InputError(
+                f"{place}: pickle can run code, so it is not read; save the LoRA as .safetensors"
+            )
         return place
     found = sorted(place.glob("*.safetensors")) if place.is_dir() else []
     for name in (*FILES.values(), LORA_WEIGHTS):
@@ -205,15 +207,29 @@ def _settings(place: Path, header: Mapping[str, str]) -> dict[str, Any] | None:
         prefixed = {k.removeprefix("transformer."): v for k, v in settings.items() if "." in k}
         settings = {k: v for k, v in {**settings, **prefixed}.items() if "." not in k}
         PeftScales(settings).alpha("any", int(settings.get("r", 1)))
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, re.error) as error:
         raise InputError(f"LoRA {told}: is no configuration of peft ({error}); get the file again") from error
     odd = [name for name in _NOT_PLAIN if settings.get(name)]
     odd += ["peft_type"] if settings.get("peft_type", "LORA") != "LORA" else []
     start = str(settings.get("init_lora_weights"))
     odd += [f"init_lora_weights={start}"] if start.startswith(_CHANGE_THE_BASE) else []
     if odd:
-        raise InputError(f"LoRA {told}: {', '.join(odd)} is no plain LoRA's; convert it to one with peft first")
+        raise InputError(
+            f"LoRA {told}: {', '.join(odd)} is no plain LoRA's; convert it to one with peft first"
+        )
     return settings if "r" in settings or "lora_alpha" in settings else None
+
+
+def _sort_header(place: Path) -> None:
+    """Put the header's entries in order: safetensors leaves theirs to chance, and equal LoRAs are equal files."""
+    with place.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(size))
+        entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, "the same entries in another order take no more room"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def _require_fit(lora: Lora, config: MMDiTConfig, source: str) -> None:

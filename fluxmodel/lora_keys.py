@@ -21,7 +21,15 @@ _KEY = re.compile(
     r"(?P<stem>.+?)\.(?:(?P<a>lora_A|lora_down|lora\.down|down)|(?P<b>lora_B|lora_up|lora\.up|up))(?:\.default)?\.weight"
     r"|(?P<of>.+)\.alpha"
 )
-_TEXT = ("lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "text_encoder.", "text_encoder_2.", "text_encoders.")
+_TEXT = (
+    "lora_te_",
+    "lora_te1_",
+    "lora_te2_",
+    "lora_te3_",
+    "text_encoder.",
+    "text_encoder_2.",
+    "text_encoders.",
+)
 _OTHER_KINDS = (
     (("dora_scale", "lora_magnitude_vector"), "DoRA scales whole weights; train a plain LoRA"),
     ((".hada_",), "LoHa is no product of two matrices; train a plain LoRA"),
@@ -30,7 +38,10 @@ _OTHER_KINDS = (
         (".lora_mid.", ".conv"),
         "LoCon changes convolutions, and FLUX.1 has none; use a LoRA made for FLUX.1",
     ),
-    ((".diff", ".diff_b", ".bias", "_norm.scale"), "it changes a bias or norm, which a plain LoRA leaves alone"),
+    (
+        (".diff", ".diff_b", ".bias", "_norm.scale"),
+        "it changes a bias or norm, which a plain LoRA leaves alone",
+    ),
 )
 
 
@@ -128,7 +139,9 @@ def _change(
             return f"{key} holds a number that is not finite; the training went wrong, take an earlier state of it"
     a, b = tensors[keys["a"]], tensors[keys["b"]]
     if a.ndim != 2 or b.ndim != 2 or not len(a) or len(a) != b.shape[1]:
-        return f"{keys['a']} is {tuple(a.shape)} and {keys['b']} {tuple(b.shape)}: no [rank, in] and [out, rank]"
+        return (
+            f"{keys['a']} is {tuple(a.shape)} and {keys['b']} {tuple(b.shape)}: no [rank, in] and [out, rank]"
+        )
     alpha = float(len(a))
     if scales is not None:
         try:

@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -39,15 +38,14 @@ class Place(NamedTuple):
     is_swapped: bool = False
 
 
-@lru_cache(maxsize=8)
 def layer_shapes(config: MMDiTConfig) -> dict[str, tuple[int, int]]:
     """Return (out, in) of every linear layer; takes no memory at any size."""
     with torch.device("meta"):
         model = MMDiT(config)
-    return {name: tuple(m.weight.shape) for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    return {name: (m.out_features, m.in_features) for name, m in linear.items()}
 
 
-@lru_cache(maxsize=8)
 def places(config: MMDiTConfig) -> dict[str, Place]:
     """Return where the matrices of every known name act, the name without `.lora_A.weight` and the like."""
     found: dict[str, Place] = {}
@@ -175,7 +173,7 @@ def _native(lora: Lora, head: str, dot: str, halves: tuple[str, str]) -> Tensors
         stem = head + module.replace(".", dot)
         tensors[f"{stem}.{halves[0]}.weight"] = change.a
         tensors[f"{stem}.{halves[1]}.weight"] = change.b
-        tensors[f"{stem}.alpha"] = torch.tensor(change.alpha)
+        tensors[f"{stem}.alpha"] = torch.tensor(float(change.alpha))
     return tensors
 
 

@@ -100,7 +100,9 @@ def fitting_layers(
                     raise InputError(f"{name} has an adapter on it; take it off with eject() before merging")
                 layer = layer.base_layer
             if not isinstance(layer, nn.Linear):
-                raise InputError(f"{name} is no linear layer of this model; use the LoRA on the model it is for")
+                raise InputError(
+                    f"{name} is no linear layer of this model; use the LoRA on the model it is for"
+                )
             shape = (change.b.shape[0], change.a.shape[1])
             if shape != tuple(layer.weight.shape):
                 raise InputError(

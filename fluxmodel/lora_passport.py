@@ -27,7 +27,8 @@ class Proof(BaseModel):
     layout: str = Field(description="peft, kohya or comfy.")
     sha256: str = Field(description="Digest of the file.")
     largest_difference: float = Field(
-        ge=0, description="Largest relative difference of a layer's change, read back against what was written."
+        ge=0,
+        description="Largest relative difference of a layer's change, read back against what was written.",
     )
 
 
@@ -42,7 +43,9 @@ class Passport(BaseModel):
     rank: int = Field(default=0, ge=0, description="Rank of each adapter as trained.")
     alpha: float = Field(default=0, ge=0, description="Adapters were trained at alpha / rank.")
     strength: float = Field(default=1, description="How much stronger than trained it was kept.")
-    targets: str = Field(default="", description="Which layers were adapted: a group's name or an expression.")
+    targets: str = Field(
+        default="", description="Which layers were adapted: a group's name or an expression."
+    )
     num_layers: int = Field(default=0, ge=0, description="How many layers were adapted.")
     base: str = Field(default="", description="sha256 of the weights it was trained on.")
     base_name: str = Field(default="", description="What these weights are called.")
@@ -65,17 +68,18 @@ class Passport(BaseModel):
 
 
 def read_passport(path: str | Path) -> Passport | None:
-    """Return the passport in a LoRA file's header, or in lora.json of its directory; None where there is none.
+    """Return the passport in a LoRA file's header, or that of a directory, lora.json first; None where there is none.
 
     Raises:
         InputError: there is one, but it is damaged.
     """
     place = Path(path)
-    text = _header(place).get(PASSPORT) if place.is_file() else None
-    beside = (place if place.is_dir() else place.parent) / PASSPORT_FILE
-    told = str(place)
-    if text is None and beside.is_file():
-        text, told = beside.read_text(), str(beside)
+    told, text = place, None
+    if place.is_dir():
+        told = place / PASSPORT_FILE
+        text = told.read_text() if told.is_file() else None
+    for file in sorted(place.glob("*.safetensors")) if place.is_dir() else [place]:
+        text = text or _header(file).get(PASSPORT)
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a LoRA trains: fresh adapters on chosen linear layers of an MM-DiT; B starts at zero, so it starts as the base."""
+"""What a LoRA trains: adapters on chosen linear layers of an MM-DiT; B starts at zero, so it starts as the base."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def target_layers(model: MMDiT, targets: str) -> list[str]:
     try:
         found = [name for name in linear_layers(model.config) if re.fullmatch(pattern, name)]
     except re.error as error:
-        raise InputError(f"targets is {targets!r}: {error}; use {', '.join(TARGETS)} or an expression") from error
+        raise InputError(
+            f"targets is {targets!r}: {error}; use {', '.join(TARGETS)} or an expression"
+        ) from error
     if not found:
         raise InputError(f"targets is {targets!r}, which no layer is called; use {', '.join(TARGETS)}")
     return found

@@ -55,7 +55,9 @@ def test_fused_parts_are_each_part_on_its_rows_whatever_their_ranks_and_alphas(r
     wanted = torch.cat([exact_delta(part) for part in parts])
     torch.testing.assert_close(exact_delta(fused), wanted, rtol=1e-6, atol=1e-7)
     again = split(fused, ROWS)
-    assert [part.rank for part in again if part] == list(ranks), "what was stacked comes apart at its old ranks"
+    assert [part.rank for part in again if part] == list(ranks), (
+        "what was stacked comes apart at its old ranks"
+    )
     for part, other in zip(parts, again, strict=True):
         assert other is not None
         torch.testing.assert_close(exact_delta(other), exact_delta(part), rtol=1e-6, atol=1e-7)
@@ -68,6 +70,14 @@ def test_parts_that_share_their_a_add_no_rank_and_others_do():
     assert fused.rank == 6
     again = split(fused, ROWS)
     assert [part.rank for part in again if part] == [2, 2, 2, 2]
+
+
+def test_a_column_that_one_part_does_not_read_costs_no_rank():
+    whole = random_change(sum(ROWS), 6, 3, 6.0, 0)
+    whole.b[:4, 1] = 0
+    again = fuse(pieces_of(split(whole, ROWS)), sum(ROWS))
+    assert again.rank == whole.rank
+    torch.testing.assert_close(exact_delta(again), exact_delta(whole), rtol=0, atol=0)
 
 
 def test_rows_without_a_part_do_not_change():
@@ -116,7 +126,9 @@ def test_unmerging_gives_back_the_weights_bit_for_bit(dtype):
     model = small_model().to(dtype)
     before = {name: p.clone() for name, p in model.named_parameters()}
     merged = merge(model, [(random_lora(seed=1), 0.7), (mixed_lora(), -2.0)])
-    assert all(not torch.equal(model.get_parameter(f"{n}.weight"), before[f"{n}.weight"]) for n in merged.originals)
+    assert all(
+        not torch.equal(model.get_parameter(f"{n}.weight"), before[f"{n}.weight"]) for n in merged.originals
+    )
     unmerge(model, merged)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, before[name], rtol=0, atol=0)
@@ -187,6 +199,19 @@ def test_injected_and_merged_loras_give_the_same_velocity_on_every_layer(config)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
+def test_adapters_act_in_conditions_of_all_steps_at_once_too():
+    model = inject(small_model(), random_lora())
+    generator, times = torch.Generator().manual_seed(3), torch.tensor([0.9, 0.2])
+    img, txt = torch.randn(1, 4, 8, generator=generator), torch.randn(1, 3, 10, generator=generator)
+    y, ids = torch.randn(1, 6, generator=generator), (torch.zeros(1, 4, 3), torch.zeros(1, 3, 3))
+    guidance = torch.tensor([3.5])
+    with torch.inference_mode():
+        steps = model.condition_steps(ids[0], txt, ids[1], times, y, guidance)
+        for t, step in zip(times, steps, strict=True):
+            alone = model(img, ids[0], txt, ids[1], t[None], y, guidance)
+            torch.testing.assert_close(model.velocity(img, step), alone, rtol=1e-4, atol=1e-4)
+
+
 def test_ejecting_leaves_the_plain_model():
     model, plain = small_model(), small_model()
     inject(inject(model, random_lora(seed=1), name="one"), mixed_lora(), name="two")
@@ -201,7 +226,9 @@ def test_ejecting_leaves_the_plain_model():
 
 
 def test_an_injected_lora_is_trained_alone_where_asked():
-    model = inject(inject(small_model(), random_lora(seed=1), name="fixed"), mixed_lora(), name="new", trainable=True)
+    model = inject(
+        inject(small_model(), random_lora(seed=1), name="fixed"), mixed_lora(), name="new", trainable=True
+    )
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained
     assert all(".new." in name for name in trained)
@@ -257,7 +284,7 @@ def test_targets_are_groups_or_an_expression(targets, num, first):
 
 @pytest.mark.parametrize("targets", ["atention", "(", "", "attention+blocs"])
 def test_targets_that_name_no_layer_are_refused(targets):
-    with pytest.raises(InputError, match="targets is .*blocks, attention"):
+    with pytest.raises(InputError, match=r"targets is .*blocks, attention"):
         target_layers(small_model(), targets)
 
 

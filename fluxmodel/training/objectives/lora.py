@@ -145,7 +145,9 @@ class LoraObjective:
             {"png": base64.b64encode(encode_png(image)).decode(), "prompt": next(iter(said.values()))}
             for image, said in zip(images.pixels, images.captions, strict=True)
         ]
-        (directory / "story.json").write_text(json.dumps({**passport.model_dump(mode="json"), "images": tiles}) + "\n")
+        (directory / "story.json").write_text(
+            json.dumps({**passport.model_dump(mode="json"), "images": tiles}) + "\n"
+        )
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return {"parameters": float(trained), "num_images": float(len(images.pixels))}
 
