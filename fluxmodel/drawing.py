@@ -16,7 +16,7 @@ from pathlib import Path
 from fluxmodel.drawing_request import DrawingAnswer, DrawingRequest, RequestError, ServedImage
 from fluxmodel.errors import InputError
 from fluxmodel.flow.guidance import choose_guidance
-from fluxmodel.flow.solvers import Solver
+from fluxmodel.flow.solver_names import Solver
 from fluxmodel.recipe import Recipe, encode_png
 from fluxmodel.text_to_image import TextToImage, Variant
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fluxmodel.errors import InputError
-from fluxmodel.flow.solvers import Solver
+from fluxmodel.flow.solver_names import Solver
 
 MAX_PROMPT = 1000
 MAX_STEPS = 50

@@ -18,7 +18,8 @@ from fluxmodel.encoders.text import EncodedText, WordEncoder
 from fluxmodel.flow.guidance import Guidance, guided, guided_together
 from fluxmodel.flow.packing import image_ids, latent_side, pack, unpack
 from fluxmodel.flow.schedule import sampling_times
-from fluxmodel.flow.solvers import SOLVERS, Solver, VelocityField, call_times
+from fluxmodel.flow.solver_names import Solver
+from fluxmodel.flow.solvers import SOLVERS, VelocityField, call_times
 from fluxmodel.mmdit.conditioning import Conditioning
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.randomness import image_noise, latent_noise

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import TypeAdapter, ValidationError
 
 from fluxmodel.errors import InputError, first_fault
-from fluxmodel.flow.solvers import Solver
+from fluxmodel.flow.solver_names import Solver
 
 KEYWORD = "fluxline"
 

@@ -10,7 +10,8 @@ import torch
 
 from fluxmodel.flow.path import velocity
 from fluxmodel.flow.schedule import sampling_times
-from fluxmodel.flow.solvers import CALLS_PER_STEP, SOLVERS, Solver, call_times, euler, heun
+from fluxmodel.flow.solver_names import Solver
+from fluxmodel.flow.solvers import CALLS_PER_STEP, SOLVERS, call_times, euler, heun
 
 NOISE = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ORDERS = {"euler": 1, "heun": 2, "midpoint": 2}
