@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def their_latents(sampler, guidance, true_guidance, num_steps):
 
         is_dev = sampler.network.config.guidance_embed
         scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0 if is_dev else 1.0, use_dynamic_shifting=is_dev)
-        pipeline = FluxPipeline(scheduler, None, None, None, None, None, diffusers_twin(sampler.network))  # type: ignore[arg-type]
+        pipeline: Any = FluxPipeline(scheduler, None, None, None, None, None, diffusers_twin(sampler.network))  # type: ignore[arg-type]
         pipeline.set_progress_bar_config(disable=True)
         text, negative = sampler.text_encoder(PROMPTS), sampler.text_encoder([NEGATIVE] * len(PROMPTS))
         packed = pipeline(

@@ -3,7 +3,7 @@
 import math
 import warnings
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_heun_equals_that_of_diffusers():
         warnings.simplefilter("ignore")  # what diffusers and its dependencies warn of is theirs to mend
         from diffusers import FlowMatchHeunDiscreteScheduler
 
-    theirs = FlowMatchHeunDiscreteScheduler(shift=3.0)
+    theirs: Any = FlowMatchHeunDiscreteScheduler(shift=3.0)
     theirs.set_timesteps(6)
     x = noise = NOISE.float()
     for t in theirs.timesteps:
