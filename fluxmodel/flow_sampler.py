@@ -19,7 +19,9 @@ from fluxmodel.encoders.text import EncodedText
 from fluxmodel.flow.guidance import Guidance, guided, guided_together
 from fluxmodel.flow.packing import image_ids, latent_side, pack, unpack
 from fluxmodel.flow.schedule import sampling_times
-from fluxmodel.flow.solvers import SOLVERS, Solver, VelocityField, call_times
+from fluxmodel.flow.solver_names import Solver
+from fluxmodel.flow.solvers import SOLVERS, VelocityField, call_times
+from fluxmodel.mmdit.conditioning import Conditioning
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.randomness import image_noise, latent_noise
 
@@ -29,6 +31,9 @@ STACKED_NUMBERS = 2**28
 FLUX.1 dev at 1024 pixels has 2e8 of them. Above it the halves go one after the other: no matrix is short of rows
 then, and the memory stays that of the batch.
 """
+
+PREPARED_NUMBERS = 2**26
+"""Numbers of modulation that are kept at once (256 MiB in fp32); FLUX.1 dev has 2**20 a row and step."""
 
 NoiseLayout = Literal["tokens", "latents"]
 
@@ -143,16 +148,37 @@ class NetworkField:
         """
         weight = network.img_in.weight
         num = len(text.tokens)
-        self.network, self.dtype = network, weight.dtype
-        self._told = {
-            "img_ids": image_ids(num, *latent_size).to(weight.device),
+        self.network = network
+        self._told = {  # one row of positions serves all: images of a batch are of one size
+            "img_ids": image_ids(1, *latent_size).to(weight.device),
             "txt": text.tokens.to(weight.device, weight.dtype),
-            "txt_ids": txt_ids.to(weight.device),
+            "txt_ids": txt_ids[:1].to(weight.device),
             "y": text.pooled.to(weight.device, weight.dtype),
             "guidance": None if guidance is None else torch.full((num,), guidance, device=weight.device),
         }
+        self._together = max(1, PREPARED_NUMBERS // (max(1, num) * _modulation_numbers(network)))
+        self._coming = list(dict.fromkeys(times))
+        self._prepared: dict[float, Conditioning] = {}
+        if self._coming:
+            self._prepare(self._coming[0])
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """Return the velocity of packed latents, fp32."""
-        timesteps = torch.full((len(x),), t, device=x.device)
-        return self.network(x.to(self.dtype), timesteps=timesteps, **self._told).float()
+        if t not in self._prepared:
+            self._prepare(t)
+        return self.network.velocity(x, self._prepared[t]).float()
+
+    @torch.no_grad()
+    def _prepare(self, t: float) -> None:
+        """Prepare a time, and the announced ones after it as far as memory goes; what was prepared before is let go."""
+        first = self._coming.index(t) if t in self._coming else None
+        times = [t] if first is None else self._coming[first : first + self._together]
+        device = self._told["y"].device
+        steps = self.network.condition_steps(times=torch.tensor(times, device=device), **self._told)
+        self._prepared = dict(zip(times, steps, strict=True))
+
+
+def _modulation_numbers(network: MMDiT) -> int:
+    """Return how many numbers of modulation a row has in a step."""
+    config = network.config
+    return config.hidden_size * (12 * config.depth + 3 * config.depth_single_blocks + 2)

@@ -27,7 +27,8 @@ from fluxmodel.encoders.ports import LatentCoder, TextEncoder
 from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
 from fluxmodel.errors import InputError
 from fluxmodel.flow.guidance import Guidance, choose_guidance
-from fluxmodel.flow.solvers import SOLVERS, Solver, VelocityField
+from fluxmodel.flow.solver_names import Solver
+from fluxmodel.flow.solvers import SOLVERS, VelocityField
 from fluxmodel.flow_sampler import FlowSampler, NoiseLayout
 from fluxmodel.flux_directory import load_flux_directory
 from fluxmodel.lora_files import load_lora

@@ -15,13 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Solver = Literal["euler", "heun", "midpoint"]
+from fluxmodel.flow.solver_names import Solver
 
 VelocityField = Callable[[Tensor, float], Tensor]
 """velocity(x [b, ...], t) -> [b, ...]; a solver moves the whole batch through the same times."""

@@ -1,15 +1,17 @@
 """Solvers: exact where the field is constant, each of its order elsewhere; their calls are known before."""
 
 import math
+import warnings
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from fluxmodel.flow.path import velocity
 from fluxmodel.flow.schedule import sampling_times
-from fluxmodel.flow.solvers import CALLS_PER_STEP, SOLVERS, Solver, call_times, euler, heun
+from fluxmodel.flow.solver_names import Solver
+from fluxmodel.flow.solvers import CALLS_PER_STEP, SOLVERS, call_times, euler, heun
 
 NOISE = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ORDERS = {"euler": 1, "heun": 2, "midpoint": 2}
@@ -94,3 +96,17 @@ def test_heuns_last_step_leaves_no_noise_that_eulers_would_take_away():
         torch.testing.assert_close(
             SOLVERS[solver](field, NOISE, sampling_times(5)), torch.full_like(NOISE, 2)
         )
+
+
+def test_heun_equals_that_of_diffusers():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what diffusers and its dependencies warn of is theirs to mend
+        from diffusers import FlowMatchHeunDiscreteScheduler
+
+    theirs: Any = FlowMatchHeunDiscreteScheduler(shift=3.0)
+    theirs.set_timesteps(6)
+    x = noise = NOISE.float()
+    for t in theirs.timesteps:
+        x = theirs.step(timed(x, t / 1000), t, x, return_dict=False)[0]
+    times = torch.cat((theirs.sigmas[:1], theirs.sigmas[1:-1:2], theirs.sigmas[-1:]))
+    torch.testing.assert_close(heun(timed, noise, times), x, rtol=1e-5, atol=1e-6)
