@@ -27,6 +27,6 @@ class Drawing(BaseModel):
     height: int = Field(default=0, description="Pixels; 0 is the training size.")
     width: int = Field(default=0, description="Pixels; 0 is the training size.")
     variant: str = Field(default="", description="base or rectified; default what the model is made for.")
-    lora: str = Field(default="", description="One of the model's LoRAs by name, or the directory of one.")
+    lora: str = Field(default="", description="One of the model's LoRAs by name, or the path of one.")
     lora_scale: float = Field(default=1.0, description="How strongly the LoRA acts.")
     seed: int = Field(default=0, description="Seed of the first image; the next ones count up.")

@@ -6,6 +6,9 @@ import pytest
 from PIL import Image
 
 from flows.cli import run_command
+from fluxmodel.lora_files import write_lora
+from fluxmodel.weights import read_mmdit_config
+from tests.fluxmodel.tiny_loras import random_lora
 from tests.kit import write_model
 from tests.tiny_pipelines import save_pipeline
 
@@ -30,6 +33,32 @@ def test_a_flux_directory_is_drawn_with_exported_and_drawn_with_again(schnell, t
             assert opened.size == (256, 256)
             pixels.append(opened.tobytes())
     assert pixels[0] == pixels[1]
+
+
+def test_a_lora_acts_alike_merged_while_drawing_and_merged_while_exporting(schnell, tmp_path, capsys):
+    config, lora = read_mmdit_config(schnell), tmp_path / "style.safetensors"
+    write_lora(random_lora(config, rank=2, alpha=4.0), lora, config, "kohya")
+    acting = ["--lora", str(lora), "--lora-scale", "0.5"]
+    assert run_command(["export", str(schnell), "--to", str(tmp_path / "merged"), *acting]) == 0
+    pixels = []
+    for model, more in ((tmp_path / "merged", []), (schnell, acting), (schnell, [])):
+        capsys.readouterr()
+        drawing = [
+            "--steps",
+            "1",
+            "--height",
+            "32",
+            "--width",
+            "48",
+            "--out",
+            str(tmp_path / "images"),
+            "--json",
+        ]
+        assert run_command(["generate", "a red circle", "--model", str(model), *more, *drawing]) == 0
+        image = json.loads(capsys.readouterr().out.splitlines()[-1])["images"][0]
+        with Image.open(image["path"]) as opened:
+            pixels.append(opened.tobytes())
+    assert pixels[0] == pixels[1] != pixels[2]
 
 
 def test_of_our_own_model_the_command_says_what_stays(tmp_path, capsys):

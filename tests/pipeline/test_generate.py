@@ -43,7 +43,7 @@ def test_generate_draws_with_the_champions_rectified_model_and_with_its_lora(fin
         (["--model", "nobody"], "There is no registered model 'nobody'; `fluxline run` makes one."),
         (
             ["--lora", "charcoal"],
-            "--lora charcoal: this model has wash; name one of its LoRAs, or the directory of another.",
+            "--lora charcoal: this model has wash; name one of its LoRAs, or the path of another.",
         ),
     ],
 )
