@@ -168,7 +168,7 @@ class TextToImage:
             return cls._from_flux(directory, variant, dtype, device)
         if not (directory / INDEX).is_file():
             raise InputError(
-                f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered"
+                f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered, or FLUX.1's"
             )
         folder, index = read_config(ModelIndex, directory / INDEX).choose(variant)
         text = read_config(WordEncoderConfig, directory / "text_encoder" / "config.json")
