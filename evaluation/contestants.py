@@ -3,13 +3,12 @@
 Stable Diffusion and SDXL are guided by asking the network twice a step, v = v_empty + g (v_prompt - v_empty)
 (Ho and Salimans 2022, arXiv:2207.12598); FLUX.1 dev is given g as an input; the distilled ones (SDXL Turbo,
 FLUX.1 schnell) draw unguided in a few steps. Each draws at its own size, from the noise of each image's own seed,
-and is brought to the size of the reference afterwards. This is the only file that knows diffusers.
+and is brought to the size of the reference afterwards. Pipelines are drawn by diffusers itself, and this is
+the only file that does so.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ import torch
 from torch import Tensor
 
 from fluxmodel.errors import InputError
+from fluxmodel.pretrained_folder import INDEX, quiet_libraries, read_json, refuse_pickles
 
 from .resize import resize_clean
 from .settings import ContestantSettings
 
-INDEX = "model_index.json"
 PIXELS_TOGETHER = 2**22
 """Pixels drawn in one batch at most: four images of 1024 x 1024."""
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -63,14 +61,6 @@ FAMILIES = {
 _CLASSES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl", "FluxPipeline": "flux"}
 
 
-def is_contestant(directory: Path) -> bool:
-    """Return whether a directory holds a diffusers pipeline rather than a model of ours."""
-    try:
-        return "_class_name" in json.loads((Path(directory) / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-
-
 def family_of(directory: Path) -> Family:
     """Return how the pipeline in a directory is meant to be drawn; nothing of it is loaded.
 
@@ -78,7 +68,7 @@ def family_of(directory: Path) -> Family:
         InputError: it is none of the known pipelines, wants code of its own, or its weights are pickled.
     """
     directory = Path(directory)
-    index = _read(directory / INDEX)
+    index = read_json(directory / INDEX)
     kind = _CLASSES.get(str(index.get("_class_name")))
     if kind is None:
         raise InputError(
@@ -93,12 +83,12 @@ def family_of(directory: Path) -> Family:
                 "export the pipeline with parts of diffusers and transformers only."
             )
         if library is not None and name not in _UNUSED:
-            _refuse_pickles(directory / name)
+            refuse_pickles(directory / name)
     if kind == "flux":
-        has_input = _read(directory / "transformer" / "config.json").get("guidance_embeds", False)
+        has_input = read_json(directory / "transformer" / "config.json").get("guidance_embeds", False)
         return FAMILIES["flux-dev" if has_input else "flux-schnell"]
     # A distilled U-Net looks like its teacher; its scheduler, set to begin at the last timestep, tells it apart.
-    spacing = _read(directory / "scheduler" / "scheduler_config.json").get("timestep_spacing")
+    spacing = read_json(directory / "scheduler" / "scheduler_config.json").get("timestep_spacing")
     return FAMILIES[f"{kind}-turbo" if spacing == "trailing" else kind]
 
 
@@ -189,7 +179,7 @@ class Contestant:
             f"{len(prompts)} images of {self.size} pixels by {self.family.name}",
             "lower --batch-size, then --size",
         )
-        with _quiet(), full:
+        with quiet_libraries(), full:
             made = self.pipe(
                 prompts,
                 height=self.size,
@@ -206,7 +196,7 @@ class Contestant:
         """Note how many tokens each new prompt has."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._lengths]
         if new:
-            with _quiet():
+            with quiet_libraries():
                 found = self._tokenizer(new, truncation=False, padding=False)["input_ids"]
             self._lengths |= {prompt: len(tokens) for prompt, tokens in zip(new, found, strict=True)}
 
@@ -253,33 +243,9 @@ class Contestant:
         }
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); name a directory that diffusers' save_pretrained wrote."
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: is no JSON; download the pipeline again.") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: holds no object; download the pipeline again.")
-    return found
-
-
-def _refuse_pickles(folder: Path) -> None:
-    """Refuse a part whose weights are there as pickles only: reading those may run code."""
-    weights = [path for path in sorted(folder.glob("*")) if path.suffix in (*_PICKLED, ".safetensors")]
-    if weights and not any(path.suffix == ".safetensors" for path in weights):
-        raise InputError(
-            f"{weights[0]} is a pickle, which can run code when it is read; "
-            "download or save the pipeline with safetensors weights."
-        )
-
-
 def _load(directory: Path, family: Family) -> tuple[Any, str]:
     """Return the pipeline on its device, and the name of what it computes in."""
-    with _quiet():
+    with quiet_libraries():
         try:
             import diffusers
             import transformers
@@ -293,7 +259,7 @@ def _load(directory: Path, family: Family) -> tuple[Any, str]:
         cuda = torch.cuda.is_available()
         half = torch.bfloat16 if family.max_tokens else torch.float16
         dtype = half if cuda else torch.float32
-        index = _read(directory / INDEX)
+        index = read_json(directory / INDEX)
         absent: dict[str, Any] = {name: None for name in _UNUSED if name in index}
         if "safety_checker" in index:
             absent["requires_safety_checker"] = False
@@ -340,17 +306,3 @@ def _told_when_full(what: str, cure: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise InputError(f"The GPU's memory does not hold {what}; {cure}.") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to ourselves what diffusers and transformers say of image processors we do not use, and of long prompts."""
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fluxmodel.pretrained_folder import is_pipeline
 from fluxmodel.training_job import Precision
 
-from .contestants import Contestant, is_contestant
+from .contestants import Contestant
 from .curves import Place, places
 from .identity import CONTESTANT, Identity
 from .sampler import Sampler
@@ -86,7 +87,7 @@ def enter(
     from fluxmodel.text_to_image import TextToImage
     from fluxmodel.training.precision import choose_precision
 
-    if pipe is None and is_contestant(model_dir):
+    if pipe is None and is_pipeline(model_dir):
         pipe = Contestant.from_directory(model_dir, image_size, contestant)
     if isinstance(pipe, Contestant):
         return Entrant(model_dir, pipe, ("base",), _places(pipe), "fp32")

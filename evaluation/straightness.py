@@ -49,7 +49,7 @@ def follow(velocity: VelocityField, noise: Float[Tensor, "n ..."], num_steps: in
     times = sampling_times(num_steps).tolist()
     points, velocities = [noise], []
     for t, t_next in pairwise(times):
-        velocities.append(velocity(points[-1], torch.full((len(noise),), t)))
+        velocities.append(velocity(points[-1], t))
         points.append(points[-1] + (t_next - t) * velocities[-1])
     chord = (points[0] - points[-1]).flatten(1)
     scale = chord.square().sum(1)
@@ -68,10 +68,10 @@ def measure_straightness(
 ) -> tuple[dict[str, Interval], Paths]:
     """Return both figures with intervals over the prompts, and the paths."""
     size = (pipe.index.image_size, pipe.index.image_size)
-    parts = []
+    times, parts = sampling_times(num_steps).tolist()[:-1], []
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
-        velocity = pipe.velocity(prompts[rows], guidance, size)
+        velocity = pipe.velocity(prompts[rows], guidance, size, times)
         parts.append(follow(velocity, pipe.noise(seeds[rows], size), num_steps))
     paths = Paths(
         torch.cat([p.points for p in parts], dim=1),

@@ -15,9 +15,11 @@ from flows.command import Json as _Json
 from flows.command import app
 from flows.config import PipelineConfig
 from fluxmodel.errors import FluxlineError, InputError, InterruptedRun
+from tasks.drawing import Drawing
 from tasks.prune_rules import PruneRules
 
 _DEFAULT = PipelineConfig()
+_DRAWING = Drawing()
 _GATE = GateSettings()
 _PRUNE = PruneRules()
 
@@ -71,28 +73,31 @@ def run(*, config: Annotated[PipelineConfig, Parameter(name="*")] = _DEFAULT, as
 
 @app.command
 def generate(
-    prompts: Annotated[list[str], Parameter(negative="", help="One or more prompts, in the data's words.")],
+    prompts: Annotated[
+        list[str] | None, Parameter(negative="", help="One or more prompts, in the data's words.")
+    ] = None,
     /,
     *,
-    model: Annotated[
-        str,
-        Parameter(help="Registered name, NAME@VERSION or directory; default the newest model's champion."),
-    ] = "",
-    steps: Annotated[int, Parameter(help="Solver steps; 0 is the model's default.")] = 0,
-    guidance: Annotated[float, Parameter(help="Guidance; 1 is unguided, 0 the model's default.")] = 0.0,
-    variant: Annotated[str, Parameter(help="base or rectified; default what the model is made for.")] = "",
-    lora: Annotated[str, Parameter(help="One of the model's LoRAs by name, or the directory of one.")] = "",
-    lora_scale: Annotated[float, Parameter(help="How strongly the LoRA acts.")] = 1.0,
-    seed: Annotated[int, Parameter(help="Seed of the first image; the next ones count up.")] = 0,
+    how: Annotated[Drawing, Parameter(name="*")] = _DRAWING,
+    again: Annotated[
+        Path | None,
+        Parameter(
+            name="--from", help="A PNG that Fluxline drew: draw it again, but for what is said besides."
+        ),
+    ] = None,
     out: Annotated[Path, Parameter(help="Folder for the PNG files.")] = Path("."),
     as_json: _Json = False,
 ) -> int:
     """Draw images from prompts with a registered model."""
     from flows.versions import open_registry
-    from tasks.generate import Drawing, draw
+    from tasks.generate import draw, draw_again
 
-    how = Drawing(model, variant, lora, lora_scale, steps, guidance, seed)
-    images = draw(open_registry(), prompts, how, out)
+    if again is not None:
+        images = draw_again(open_registry(), again, prompts or [], how, out)
+    elif prompts:
+        images = draw(open_registry(), prompts, how, out)
+    else:
+        raise InputError("prompts is missing; say what to draw, or name an image with --from.")
     if as_json:
         print(json.dumps({"images": [asdict(image) for image in images]}))
     else:

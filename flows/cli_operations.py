@@ -3,11 +3,13 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from flows.command import Json, app
+
+_Layout = Literal["diffusers", "flux"]
 
 
 @app.command
@@ -87,4 +89,48 @@ def restore(
         print(json.dumps(done))
     else:
         print_restored(done)
+    return 0
+
+
+@app.command
+def export(
+    model: Annotated[
+        str,
+        Parameter(help="Registered name, NAME@VERSION, directory, or a network's safetensors file."),
+    ],
+    /,
+    *,
+    to: Annotated[Path, Parameter(help="Directory to write; it is missing or empty.")],
+    layout: Annotated[
+        _Layout,
+        Parameter(help="What diffusers loads, or the network as one file under the original FLUX.1 names."),
+    ] = "diffusers",
+    variant: Annotated[str, Parameter(help="base or rectified; default what the model is made for.")] = "",
+    lora: Annotated[
+        str, Parameter(help="One of the model's LoRAs, by name, or any by its path; it is merged.")
+    ] = "",
+    lora_scale: Annotated[float, Parameter(help="How strongly the LoRA is merged.")] = 1.0,
+    lora_layout: Annotated[
+        Literal["", "peft", "kohya", "comfy"],
+        Parameter(help="Write the LoRA beside the network in this layout, instead of merging it."),
+    ] = "",
+    dtype: Annotated[
+        Literal["", "fp32", "bf16", "fp16"], Parameter(help="Of the network; default as it is stored.")
+    ] = "",
+    as_json: Json = False,
+) -> int:
+    """Write a model for diffusers or for programs that read the original FLUX.1 names."""
+    from flows.run import shown
+    from flows.versions import open_registry
+    from tasks.export import Wanted, export_model
+
+    with shown():
+        wanted = Wanted(model, layout, variant, lora, lora_scale, lora_layout, dtype)
+        done = export_model(open_registry(), wanted, to)
+    if as_json:
+        print(json.dumps(done))
+    else:
+        print(f"{done['directory']}: {len(done['files'])} files, {done['num_bytes'] / 1e9:.3g} GB")
+        if done["note"]:
+            print(done["note"])
     return 0

@@ -4,22 +4,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fluxmodel.lora_files import load_lora, save_lora
+    from fluxmodel.lora_files import convert_lora, load_lora, read_lora, save_lora, write_lora
     from fluxmodel.mmdit.config import MMDiTConfig
     from fluxmodel.mmdit.transformer import MMDiT
     from fluxmodel.text_to_image import TextToImage
     from fluxmodel.weights import load_mmdit, save_mmdit
 
-__all__ = ["MMDiT", "MMDiTConfig", "TextToImage", "load_lora", "load_mmdit", "save_lora", "save_mmdit"]
+__all__ = [
+    "MMDiT",
+    "MMDiTConfig",
+    "TextToImage",
+    "convert_lora",
+    "load_lora",
+    "load_mmdit",
+    "read_lora",
+    "save_lora",
+    "save_mmdit",
+    "write_lora",
+]
 
 _HOMES = {
     "MMDiT": "fluxmodel.mmdit.transformer",
     "MMDiTConfig": "fluxmodel.mmdit.config",
     "TextToImage": "fluxmodel.text_to_image",
+    "convert_lora": "fluxmodel.lora_files",
     "load_lora": "fluxmodel.lora_files",
     "load_mmdit": "fluxmodel.weights",
+    "read_lora": "fluxmodel.lora_files",
     "save_lora": "fluxmodel.lora_files",
     "save_mmdit": "fluxmodel.weights",
+    "write_lora": "fluxmodel.lora_files",
 }
 
 

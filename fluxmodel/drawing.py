@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
-
 from fluxmodel.drawing_request import DrawingAnswer, DrawingRequest, RequestError, ServedImage
+from fluxmodel.errors import InputError
+from fluxmodel.flow.guidance import choose_guidance
+from fluxmodel.flow.solver_names import Solver
 from fluxmodel.recipe import Recipe, encode_png
 from fluxmodel.text_to_image import TextToImage, Variant
 
@@ -81,6 +82,18 @@ class DrawingModel:
             raise RequestError("variant", f"it is {request.variant!r}; this model has {_list(self.variants)}")
         if request.lora and request.lora not in self.loras:
             raise RequestError("lora", f"it is {request.lora!r}; this model has {_list(self.loras)}")
+        self._check_guidance(request)
+
+    def _check_guidance(self, request: DrawingRequest) -> None:
+        pipe = self._pipe(request.variant or self.index.name)
+        guidance = request.guidance or pipe.index.guidance
+        embeds = pipe.transformer.config.guidance_embed
+        try:
+            choose_guidance(embeds, guidance, request.true_guidance, request.negative)
+        except InputError as error:
+            field = "true_guidance" if request.true_guidance != 1 else "negative"
+            said = str(error).removeprefix(f"{field} is ")
+            raise RequestError(field, f"it is {said}") from None
 
     def answer(self, request: DrawingRequest) -> DrawingAnswer:
         """Draw what was asked for.
@@ -99,6 +112,9 @@ class DrawingModel:
             variant=request.variant,
             lora=self.directory / "loras" / request.lora if request.lora else None,
             lora_scale=request.lora_scale,
+            solver=request.solver,
+            true_guidance=request.true_guidance,
+            negative=request.negative,
         )
         images = [ServedImage(seed=p.recipe.seed, png=base64.b64encode(p.png).decode()) for p in pictures]
         made = pictures[0].recipe
@@ -106,6 +122,7 @@ class DrawingModel:
             images=images,
             num_steps=made.num_steps,
             guidance=made.guidance,
+            solver=made.solver,
             height=made.height,
             width=made.width,
             variant=made.variant,
@@ -127,6 +144,9 @@ class DrawingModel:
         variant: str = "",
         lora: Path | None = None,
         lora_scale: float = 1.0,
+        solver: Solver = "euler",
+        true_guidance: float = 1.0,
+        negative: str = "",
     ) -> list[Picture]:
         """Draw one image a prompt, together; image i starts from the noise of seed + i. None is the model's default.
 
@@ -135,27 +155,28 @@ class DrawingModel:
         """
         name = variant or self.index.name
         pipe = self._with_lora(name, lora, lora_scale) if lora is not None else self._pipe(name)
-        num_steps, guidance = num_steps or pipe.index.num_steps, guidance or pipe.index.guidance
         height, width = (side or pipe.index.image_size for side in size)
-        images = pipe(prompts, num_steps=num_steps, guidance=guidance, height=height, width=width, seed=seed)
-
-        def picture(number: int, image: Image.Image) -> Picture:
-            recipe = Recipe(
-                prompt=prompts[number],
-                seed=seed + number,
-                num_steps=num_steps,
-                guidance=float(guidance),
-                height=height,
-                width=width,
-                variant=name,
-                lora=lora.name if lora is not None else "",
-                lora_scale=lora_scale if lora is not None else 1.0,
-                model=self.digest,
-                batch_size=len(prompts),
-            )
-            return Picture(encode_png(image, recipe), recipe)
-
-        return [picture(number, image) for number, image in enumerate(images)]
+        how = {
+            "num_steps": num_steps or pipe.index.num_steps,
+            "guidance": float(guidance or pipe.index.guidance),
+            "height": height,
+            "width": width,
+            "solver": solver,
+            "true_guidance": float(true_guidance),
+            "negative": negative,
+        }
+        by = {
+            "variant": name,
+            "lora": lora.name if lora is not None else "",
+            "lora_scale": lora_scale if lora is not None else 1.0,
+            "model": self.digest,
+            "batch_size": len(prompts),
+        }
+        images = pipe(prompts, seed=seed, **how)
+        recipes = [Recipe(prompt=prompt, seed=seed + i, **how, **by) for i, prompt in enumerate(prompts)]
+        return [
+            Picture(encode_png(image, recipe), recipe) for image, recipe in zip(images, recipes, strict=True)
+        ]
 
     def _merge(self, variant: str, lora: Path, scale: float) -> TextToImage:
         return self._pipe(variant).with_lora(lora, scale)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fluxmodel.errors import InputError
+from fluxmodel.flow.solver_names import Solver
 
 MAX_PROMPT = 1000
 MAX_STEPS = 50
@@ -55,6 +56,13 @@ class DrawingRequest(BaseModel):
     )
     lora: str = Field(default="", max_length=128, description="One of the model's LoRAs by name.")
     lora_scale: float = Field(default=1.0, ge=-4, le=4, description="How strongly the LoRA acts.")
+    solver: Solver = Field(default="euler", description="heun and midpoint call the network twice a step.")
+    true_guidance: float = Field(
+        default=1.0, ge=1, le=30, description="Classifier-free guidance beside embedded one; 1 is none."
+    )
+    negative: str = Field(
+        default="", max_length=MAX_PROMPT, description="What classifier-free guidance leads away from."
+    )
 
     @field_validator("prompt")
     @classmethod
@@ -81,6 +89,7 @@ class DrawingAnswer(BaseModel):
     images: list[ServedImage]
     num_steps: int
     guidance: float
+    solver: str
     height: int
     width: int
     variant: str

@@ -1,98 +1,241 @@
-"""LoRAs of the MM-DiT in and out.
+"""LoRAs of the MM-DiT in and out of files: every layout read, and what is written read back and compared.
 
-A LoRA (Hu et al. 2021, arXiv:2106.09685) changes a matrix by a product of two thin ones: W + scale * alpha / r * B A.
+A directory may hold one LoRA in several layouts, each in a file of the name its readers look for.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from fluxmodel.errors import InputError
+from fluxmodel.lora import Lora
+from fluxmodel.lora_adapters import adapters_of
+from fluxmodel.lora_keys import TOLERANCE, largest_difference, lora_of, refuse
+from fluxmodel.lora_layouts import ADAPTER_METADATA, LAYOUTS, WRITERS, PeftScales
+from fluxmodel.lora_merging import merge
+from fluxmodel.lora_passport import PASSPORT, Passport, Proof, file_digest, read_passport
+from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
 
+FILES = {
+    "peft": "pytorch_lora_weights.safetensors",
+    "kohya": "kohya.safetensors",
+    "comfy": "comfyui.safetensors",
+}
+"""Name of a layout's file in a directory; the first is where diffusers looks."""
 LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-_LORA_KEY = re.compile(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight")
+"""What peft itself writes, and Fluxline once wrote."""
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_NOT_PLAIN = ("use_dora", "use_qalora", "lora_bias", "alora_invocation_tokens", "modules_to_save")
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-def save_lora(model: MMDiT, directory: str | Path, layout: str = "peft") -> None:
-    """Write the adapters peft put into a model, as peft reads them, into an existing directory.
+def save_lora(model: MMDiT, path: str | Path, layout: str = "peft", folded: bool = False) -> Proof:
+    """Write the one adapter of a model; see `write_lora`.
 
     Raises:
-        InputError: the layout is none we write, or the model has no adapter.
+        InputError: the layout is none we write, or the model has no adapter, or several.
     """
-    if layout != "peft":
-        raise InputError(f'layout is "{layout}"; LoRAs are written as "peft" so far')
-    configs: dict[str, Any] = getattr(model, "peft_config", {})
-    if "default" not in configs:
-        raise InputError("the model has no adapter to save; train a LoRA on it first")
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if ".lora_" in name:
-            tensors[_PREFIX + name.replace(".default.", ".")] = tensor.detach().float().contiguous()
-    save_file(tensors, str(Path(directory) / LORA_WEIGHTS), metadata={"format": "pt"})
-    configs["default"].save_pretrained(str(directory))
+    return write_lora(adapters_of(model), path, model.config, layout, folded)
 
 
-def load_lora(model: MMDiT, directory: str | Path, scale: float = 1.0) -> MMDiT:
-    """Merge a LoRA in peft's layout into a model's weights, in place; return the model.
+def load_lora(model: MMDiT, path: str | Path, scale: float = 1.0, ignore_text_encoder: bool = False) -> MMDiT:
+    """Merge a LoRA into a model's weights for good, in place; return the model.
 
     Args:
         model: keeps its weights where the LoRA has none.
-        directory: holds adapter_model.safetensors and adapter_config.json.
+        path: a file in any layout, or a directory with one.
         scale: how strongly; 0 changes nothing.
+        ignore_text_encoder: leave out what is meant for a text encoder, instead of refusing the file.
 
     Raises:
-        InputError: a file is missing or damaged, the kind of adapter is another, or a matrix does not fit the model.
+        InputError: the file is missing or damaged, or a key of it has no place in this model.
     """
-    place, config, pairs = Path(directory) / LORA_WEIGHTS, *_read_lora(Path(directory))
-    layers = dict(model.named_modules())
-    strength = (
-        scale * config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
-    )
-    for name, pair in pairs.items():
-        layer = layers.get(name)
-        if not isinstance(layer, nn.Linear) or set(pair) != {"A", "B"}:
-            raise InputError(
-                f"LoRA {place}: {name} is no linear layer of this model; use it on the model it is for"
-            )
-        shape = (pair["B"].shape[0], pair["A"].shape[1])
-        if shape != tuple(layer.weight.shape) or len(pair["A"]) != pair["B"].shape[1]:
-            raise InputError(
-                f"LoRA {place}: {name} is {shape}, the model's layer {tuple(layer.weight.shape)}; "
-                "use it on the model it is for"
-            )
-    with torch.no_grad():
-        for name, pair in pairs.items():
-            weight: Tensor = layers[name].weight  # pyright: ignore[reportAssignmentType] (a linear layer)
-            weight += (strength * (pair["B"] @ pair["A"])).to(weight)
+    merge(model, [(read_lora(path, model.config, ignore_text_encoder), scale)], keep=False)
     return model
 
 
-def _read_lora(directory: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Return adapter_config.json, and the matrices A and B by the name of their layer."""
-    try:
-        config = json.loads((directory / LORA_CONFIG).read_text())
-        tensors = load_file(str(directory / LORA_WEIGHTS))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"{directory}: no LoRA in peft's layout can be read there ({error})") from error
-    odd = [k for k in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(k)]
-    if config.get("peft_type") != "LORA" or not config.get("r") or odd:
+def read_lora(path: str | Path, config: MMDiTConfig | None = None, ignore_text_encoder: bool = False) -> Lora:
+    """Read a LoRA in any layout; `config` is the network's shape, FLUX.1 dev's by default.
+
+    Raises:
+        InputError: the file is missing or damaged, or a key of it has no place in such a network; names the keys.
+    """
+    place = find_lora(path)
+    tensors, header = _open(place)
+    settings = _settings(place, header)
+    scales = PeftScales(settings) if settings is not None else None
+    lora = lora_of(tensors, config or MMDiTConfig(), str(place), scales, ignore_text_encoder)
+    told = {k: v for k, v in header.items() if k not in (ADAPTER_METADATA, "format")}
+    return replace(lora, header={k: v for k, v in told.items() if not k.startswith("sshs_")})
+
+
+def write_lora(
+    lora: Lora,
+    path: str | Path,
+    config: MMDiTConfig | None = None,
+    layout: str = "peft",
+    folded: bool = False,
+    passport: Passport | None = None,
+) -> Proof:
+    """Write a LoRA, read it back, compare each layer's change, and only then give the file its name.
+
+    Args:
+        lora: what to write; its tensors keep their dtype.
+        path: a file that ends in .safetensors, or an existing directory, which gets a file of the layout's name.
+        config: the network's shape; FLUX.1 dev's by default.
+        layout: "peft" (diffusers' names), "kohya" or "comfy".
+        folded: put alpha / rank into B, so that readers that know no alpha do right too; alpha is then the rank.
+        passport: goes into the file's header; without one, the header the LoRA came with.
+
+    Raises:
+        InputError: the layout is none we write, the path no such place, or the LoRA does not fit the shape.
+    """
+    config = config or MMDiTConfig()
+    if layout not in LAYOUTS:
+        raise InputError(f'layout is "{layout}"; LoRAs are written as {", ".join(LAYOUTS)}')
+    place = Path(path) / FILES[layout] if Path(path).is_dir() else Path(path)
+    if place.suffix != ".safetensors" or not place.parent.is_dir():
         raise InputError(
-            f"{directory / LORA_CONFIG}: {', '.join(odd) or 'peft_type'} is not supported; use a plain LoRA"
+            f"{place}: name a file that ends in .safetensors, in a directory that exists, or the directory"
         )
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = _LORA_KEY.fullmatch(key)
-        if not match:
-            raise InputError(f"LoRA {directory / LORA_WEIGHTS}: {key} is no name of peft's layout")
-        pairs.setdefault(match[1], {})[match[2]] = tensor.float()
-    return config, pairs
+    _require_fit(lora, config, str(place))
+    tensors, told = WRITERS[layout](lora.folded() if folded else lora, config)
+    header = {"format": "pt", **lora.header, **told}
+    if passport is not None:
+        header[PASSPORT] = passport.model_dump_json(exclude={"files"})
+    partial = place.with_name(f".{place.name}.partial")
+    try:
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, partial, metadata=header)
+        _sort_header(partial)
+        back, header_back = _open(partial)
+        settings = _settings(partial, header_back)
+        scales = PeftScales(settings) if settings is not None else None
+        difference = largest_difference(lora, lora_of(back, config, str(place), scales))
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"LoRA {place}: a layer changed by {difference:.1e} while it was written; not kept"
+            )
+        os.replace(partial, place)
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written ({error}); choose another place") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return Proof(layout=layout, sha256=file_digest(place), largest_difference=difference)
+
+
+def convert_lora(
+    source: str | Path,
+    target: str | Path,
+    layout: str = "peft",
+    config: MMDiTConfig | None = None,
+    folded: bool = False,
+    ignore_text_encoder: bool = False,
+) -> Proof:
+    """Write a LoRA of any layout in another one; each layer's change is compared on reading and on writing.
+
+    Args:
+        source: a file in any layout, or a directory with one.
+        target: a file that ends in .safetensors, or an existing directory.
+        layout: "peft" (diffusers' names), "kohya" or "comfy".
+        config: the network's shape; FLUX.1 dev's by default.
+        folded: put alpha / rank into B, for readers that know no alpha.
+        ignore_text_encoder: leave out what is meant for a text encoder, instead of refusing the file.
+
+    Raises:
+        InputError: a file, a key or the layout will not do; names it.
+    """
+    lora = read_lora(source, config, ignore_text_encoder)
+    passport = read_passport(source)
+    return write_lora(lora, target, config, layout, folded, passport)
+
+
+def find_lora(path: str | Path) -> Path:
+    """Return the file of a LoRA: the path itself, or the one of a directory, diffusers' name first.
+
+    Raises:
+        InputError: there is none, or no telling which.
+    """
+    place = Path(path)
+    if place.is_file():
+        if place.suffix in _PICKLED:
+            raise InputError(
+                f"{place}: pickle can run code, so it is not read; save the LoRA as .safetensors"
+            )
+        return place
+    found = sorted(place.glob("*.safetensors")) if place.is_dir() else []
+    for name in (*FILES.values(), LORA_WEIGHTS):
+        if place / name in found:
+            return place / name
+    if len(found) == 1:
+        return found[0]
+    why = f"has {', '.join(each.name for each in found)}; name one" if found else "holds no LoRA; name one"
+    raise InputError(f"{place}: {why}")
+
+
+def _open(place: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(str(place), framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{place}: no LoRA can be read there ({error}); get it again") from error
+
+
+def _settings(place: Path, header: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return peft's configuration from the header or from beside the file; None where there is none."""
+    told, text = f"{place}, {ADAPTER_METADATA}", header.get(ADAPTER_METADATA)
+    if text is None and place.name == LORA_WEIGHTS:
+        told = str(place.with_name(LORA_CONFIG))
+        try:
+            text = Path(told).read_text()
+        except OSError as error:
+            raise InputError(f"{told}: cannot be read ({error.strerror}); it belongs to the LoRA") from error
+    if text is None:
+        return None
+    try:
+        settings = json.loads(text)
+        prefixed = {k.removeprefix("transformer."): v for k, v in settings.items() if "." in k}
+        settings = {k: v for k, v in {**settings, **prefixed}.items() if "." not in k}
+        PeftScales(settings).alpha("any", int(settings.get("r", 1)))
+    except (ValueError, AttributeError, TypeError, re.error) as error:
+        raise InputError(f"LoRA {told}: is no configuration of peft ({error}); get the file again") from error
+    odd = [name for name in _NOT_PLAIN if settings.get(name)]
+    odd += ["peft_type"] if settings.get("peft_type", "LORA") != "LORA" else []
+    start = str(settings.get("init_lora_weights"))
+    odd += [f"init_lora_weights={start}"] if start.startswith(_CHANGE_THE_BASE) else []
+    if odd:
+        raise InputError(
+            f"LoRA {told}: {', '.join(odd)} is no plain LoRA's; convert it to one with peft first"
+        )
+    return settings if "r" in settings or "lora_alpha" in settings else None
+
+
+def _sort_header(place: Path) -> None:
+    """Put the header's entries in order: safetensors leaves theirs to chance, and equal LoRAs are equal files."""
+    with place.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(size))
+        entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, "the same entries in another order take no more room"
+        file.seek(8)
+        file.write(text.ljust(size))
+
+
+def _require_fit(lora: Lora, config: MMDiTConfig, source: str) -> None:
+    tensors = {}
+    for name, change in lora.modules.items():
+        tensors |= {f"{name}.lora_A.weight": change.a, f"{name}.lora_B.weight": change.b}
+    if not tensors:
+        refuse(source, ["there is no layer in it to write"])
+    lora_of(tensors, config, source)

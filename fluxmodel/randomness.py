@@ -22,6 +22,11 @@ def image_noise(seeds: Sequence[int], shape: Sequence[int]) -> Float[Tensor, "n 
     return torch.stack([torch.randn(*shape, generator=keyed_generator(s)) for s in seeds])
 
 
+def latent_noise(seeds: Sequence[int], shape: Sequence[int]) -> Float[Tensor, "n ..."]:
+    """Return noise as `image_noise` does, drawn as FLUX.1's users know it: `torch.Generator().manual_seed(seed)`."""
+    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
 @lru_cache(maxsize=4)
 def _order(num: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(num, generator=keyed_generator(seed, 1, epoch))

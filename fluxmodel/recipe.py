@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydantic import TypeAdapter, ValidationError
 
-from fluxmodel.errors import InputError
+from fluxmodel.errors import InputError, first_fault
+from fluxmodel.flow.solver_names import Solver
 
 KEYWORD = "fluxline"
 
@@ -23,7 +25,7 @@ class Recipe:
         prompt: what it was to show.
         seed: of its noise.
         num_steps: solver steps.
-        guidance: 1 is unguided.
+        guidance: told to a network that embeds it; else of classifier-free guidance, where 1 is unguided.
         height: pixels.
         width: pixels.
         variant: of the model.
@@ -31,6 +33,9 @@ class Recipe:
         lora_scale: how strongly.
         model: sha256 of the model's files; empty where nobody wrote it down.
         batch_size: images drawn together; another number may change a pixel's last digit.
+        solver: what followed the flow; images from before there was a choice are Euler's.
+        true_guidance: of classifier-free guidance beside embedded one.
+        negative: what classifier-free guidance led away from.
     """
 
     prompt: str
@@ -44,6 +49,9 @@ class Recipe:
     lora_scale: float
     model: str
     batch_size: int
+    solver: Solver = "euler"
+    true_guidance: float = 1.0
+    negative: str = ""
 
 
 def encode_png(image: Image.Image, recipe: Recipe) -> bytes:
@@ -59,11 +67,16 @@ def read_recipe(path: str | Path) -> Recipe:
     """Read the recipe of an image that Fluxline drew.
 
     Raises:
-        InputError: it is no PNG, or carries no recipe.
+        InputError: it is no PNG, carries no recipe, or one with a field that is none of ours.
     """
     try:
         with Image.open(path) as image:
-            values = json.loads(image.info[KEYWORD])
-        return Recipe(**{field.name: values[field.name] for field in fields(Recipe)})
-    except (OSError, KeyError, TypeError, ValueError) as error:
+            text = image.info[KEYWORD]
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: no recipe there; name a PNG that Fluxline drew") from error
+    try:
+        return TypeAdapter(Recipe).validate_json(text)
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: no recipe there that can be read ({first_fault(error)}); name a PNG that Fluxline drew"
+        ) from error

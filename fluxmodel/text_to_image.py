@@ -5,13 +5,12 @@ transformer/        config.json, model.safetensors (original FLUX.1 names)
 transformer_NAME/   another variant on the same encoders: in a rectified model, the base it came from
 autoencoder/        config.json, model.safetensors
 text_encoder/       config.json
-loras/NAME/         adapter_model.safetensors, adapter_config.json and lora.json of a LoRA made for it
+loras/NAME/         pytorch_lora_weights.safetensors and lora.json of a LoRA made for it (docs/lora.md)
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,20 +23,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fluxmodel.encoders.autoencoder import Autoencoder
-from fluxmodel.encoders.text import EncodedText, WordEncoder, WordEncoderConfig
+from fluxmodel.encoders.ports import LatentCoder, TextEncoder
+from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
 from fluxmodel.errors import InputError
-from fluxmodel.flow.guidance import guided
-from fluxmodel.flow.packing import image_ids, unpack
-from fluxmodel.flow.schedule import dynamic_shift, sampling_times
-from fluxmodel.flow.solvers import VelocityField, euler
+from fluxmodel.flow.guidance import Guidance, choose_guidance
+from fluxmodel.flow.solver_names import Solver
+from fluxmodel.flow.solvers import SOLVERS, VelocityField
+from fluxmodel.flow_sampler import FlowSampler, NoiseLayout
+from fluxmodel.flux_directory import load_flux_directory
 from fluxmodel.lora_files import load_lora
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
 from fluxmodel.pixels import to_pixels
-from fluxmodel.randomness import image_noise
+from fluxmodel.pretrained_folder import is_pipeline
+from fluxmodel.time_shift import TimeShift
 from fluxmodel.weights import load_mmdit
 
 INDEX = "model_index.json"
+FLUX_DEFAULTS = {"dev": (28, 3.5), "schnell": (4, 1.0)}
+"""Steps and guidance of FLUX.1; schnell was distilled to draw unguided."""
 
 
 class Variant(BaseModel):
@@ -60,8 +64,20 @@ class ModelIndex(Variant):
         default=False,
         description="Spend more steps near noise the more tokens there are, as FLUX.1 dev does.",
     )
+    time_shift: TimeShift | None = Field(
+        default=None, description="How sampling times are shifted where that is not as FLUX.1 dev's are."
+    )
+    noise: NoiseLayout = Field(
+        default="tokens",
+        description="How a seed's noise is drawn: token by token, or as latents, as FLUX.1's users know it.",
+    )
     name: str = Field(default="base", description="Which variant transformer/ is.")
     variants: dict[str, Variant] = Field(default={}, description="The other variants, in transformer_NAME/.")
+
+    def mu(self, num_tokens: int) -> float:
+        """Return how far sampling times of an image of so many tokens are shifted."""
+        shift = self.time_shift or TimeShift(use_dynamic_shifting=self.dynamic_shift)
+        return shift.mu(num_tokens)
 
     def choose(self, variant: str) -> tuple[str, ModelIndex]:
         """Return the folder of a variant, "" for the default, and the index as seen from it.
@@ -125,29 +141,39 @@ class TextToImage:
 
     index: ModelIndex
     transformer: MMDiT
-    autoencoder: Autoencoder
-    text_encoder: WordEncoder
+    autoencoder: LatentCoder
+    text_encoder: TextEncoder
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, variant: str = "") -> TextToImage:
-        """Read a directory that `assemble` wrote.
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        variant: str = "",
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> TextToImage:
+        """Read a directory that `assemble` wrote, or a standard FLUX.1 directory.
 
         Args:
             directory: where it lies.
             variant: which of its networks; default the one it is made for.
+            dtype: of the network, and of FLUX.1's encoders; default as it is stored.
+            device: where all goes; default the CPU, and the GPU for FLUX.1 where there is one.
 
         Raises:
             InputError: the directory is none, there is no such variant, or a part is missing or does not fit.
         """
         directory = Path(directory)
+        if is_pipeline(directory):
+            return cls._from_flux(directory, variant, dtype, device)
         if not (directory / INDEX).is_file():
             raise InputError(
-                f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered"
+                f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered, or FLUX.1's"
             )
         folder, index = read_config(ModelIndex, directory / INDEX).choose(variant)
         text = read_config(WordEncoderConfig, directory / "text_encoder" / "config.json")
-        transformer = load_mmdit(directory / folder)
-        autoencoder = Autoencoder.from_directory(directory / "autoencoder")
+        transformer = load_mmdit(directory / folder, dtype=dtype, device=device)
+        autoencoder = Autoencoder.from_directory(directory / "autoencoder").to(device)
         for name, width in (
             ("in_channels", 4 * autoencoder.config.latent_channels),
             ("out_channels", 4 * autoencoder.config.latent_channels),
@@ -160,6 +186,26 @@ class TextToImage:
                     f"but the parts beside it need {width}; assemble it from parts of one run"
                 )
         return cls(index, transformer, autoencoder, WordEncoder(text))
+
+    @classmethod
+    def _from_flux(
+        cls,
+        directory: Path,
+        variant: str,
+        dtype: torch.dtype | None,
+        device: str | torch.device | None,
+    ) -> TextToImage:
+        parts = load_flux_directory(directory, variant, dtype, device)
+        steps, guidance = FLUX_DEFAULTS[parts.name]
+        index = ModelIndex(
+            image_size=parts.image_size,
+            num_steps=steps,
+            guidance=guidance,
+            time_shift=parts.time_shift,
+            noise="latents",
+            name=parts.name,
+        )
+        return cls(index, parts.transformer, parts.autoencoder, parts.text_encoder)
 
     def with_lora(self, directory: str | Path, scale: float = 1.0) -> TextToImage:
         """Return this model with a LoRA merged into its network; this one stays as it is.
@@ -181,27 +227,31 @@ class TextToImage:
         height: int | None = None,
         width: int | None = None,
         seed: int = 0,
+        solver: Solver = "euler",
+        true_guidance: float = 1.0,
+        negative: str = "",
     ) -> list[Image.Image]:
         """Draw one image a prompt; image i starts from the noise of seed + i.
 
         Args:
             prompts: one or several.
-            num_steps: Euler steps, at least 1; default the directory's.
-            guidance: at least 1; 1 is unguided and costs half; default the directory's.
-            height, width: pixels, multiples of 8; default the training size.
+            num_steps: steps of the solver, at least 1; default the directory's.
+            guidance: told to a network that embeds it (FLUX.1 dev); of another the strength of classifier-free
+                guidance, at least 1, where 1 is unguided and costs half. Default the directory's.
+            height, width: pixels; default the training size. Whole tokens are drawn and the image is cut out of them.
             seed: at least 0.
+            solver: "euler", or "heun" or "midpoint" of second order, which call the network twice a step.
+            true_guidance: strength of classifier-free guidance of a network that embeds guidance besides.
+            negative: what classifier-free guidance leads away from; default nothing said.
 
         Raises:
             InputError: a value is out of its range.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         size = tuple(self.index.image_size if side is None else side for side in (height, width))
-        multiple = 2 * self.autoencoder.config.downscale
         for name, value in zip(("height", "width"), size, strict=True):
-            if value < 1 or value % multiple:
-                raise InputError(
-                    f"{name} is {value}; it must be a multiple of {multiple}, at least {multiple}"
-                )
+            if value < 1:
+                raise InputError(f"{name} is {value}; use at least 1 pixel")
         if seed < 0:
             raise InputError(f"seed is {seed}; it must be at least 0")
         images = self.sample(
@@ -210,6 +260,9 @@ class TextToImage:
             guidance=self.index.guidance if guidance is None else guidance,
             seeds=range(seed, seed + len(prompts)),
             size=(size[0], size[1]),
+            solver=solver,
+            true_guidance=true_guidance,
+            negative=negative,
         )
         return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
 
@@ -222,25 +275,31 @@ class TextToImage:
         seeds: Sequence[int],
         batch_size: int = 256,
         size: tuple[int, int] | None = None,
+        solver: Solver = "euler",
+        true_guidance: float = 1.0,
+        negative: str = "",
     ) -> UInt8[Tensor, "n 3 height width"]:
-        """Draw one image a prompt from the noise of its own seed.
+        """Draw one image a prompt from the noise of its own seed; arguments as in a call of the model.
 
         Raises:
-            InputError: num_steps or guidance is below 1, or prompts and seeds differ in number.
+            InputError: num_steps, guidance or solver is out of its range, or prompts and seeds differ in number.
         """
+        chosen = self._choose(guidance, true_guidance, negative)
         if num_steps < 1:
             raise InputError(f"num_steps is {num_steps}; use at least 1")
-        if not 1 <= guidance < math.inf:
-            raise InputError(f"guidance is {guidance}; use at least 1 (1 means unguided)")
+        if solver not in SOLVERS:
+            raise InputError(f"solver is {solver!r}; use one of {', '.join(SOLVERS)}")
         if len(prompts) != len(seeds):
             raise InputError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
         height, width = size or (self.index.image_size, self.index.image_size)
         images = []
         for start in range(0, len(prompts), batch_size):
             rows = slice(start, start + batch_size)
-            latents = self.sample_latents(prompts[rows], num_steps, guidance, seeds[rows], (height, width))
             with torch.inference_mode():
-                images.append(to_pixels(self.autoencoder.decode(latents)))
+                latents = self.sampler.latents(
+                    prompts[rows], num_steps, chosen, seeds[rows], (height, width), solver
+                )
+                images.append(to_pixels(self.autoencoder.decode(latents))[..., :height, :width].cpu())
         return torch.cat(images) if images else torch.empty(0, 3, height, width, dtype=torch.uint8)
 
     @torch.inference_mode()
@@ -251,37 +310,35 @@ class TextToImage:
         guidance: float,
         seeds: Sequence[int],
         size: tuple[int, int],
+        solver: Solver = "euler",
     ) -> Float[Tensor, "n c h w"]:
         """Follow the flow from each seed's noise to normalised latents; arguments as in `sample`."""
-        height, width = self._latent_size(size)
-        noise = self.noise(seeds, size)
-        times = sampling_times(num_steps, dynamic_shift(noise.shape[1]) if self.index.dynamic_shift else 0.0)
-        return unpack(euler(self.velocity(prompts, guidance, size), noise, times), height, width)
+        return self.sampler.latents(prompts, num_steps, self._choose(guidance), seeds, size, solver)
 
     def noise(self, seeds: Sequence[int], size: tuple[int, int]) -> Float[Tensor, "n tokens c"]:
         """Return the packed noise of each seed for images of `size`."""
-        height, width = self._latent_size(size)
-        return image_noise(seeds, (height * width // 4, self.transformer.config.in_channels))
+        return self.sampler.noise(seeds, size)
 
-    def velocity(self, prompts: Sequence[str], guidance: float, size: tuple[int, int]) -> VelocityField:
-        """Return the velocity that sampling follows, of packed latents; guidance 1 is unguided."""
-        height, width = self._latent_size(size)
-        captioned = self._field(self.text_encoder(prompts), height, width)
-        empty = self._field(self.text_encoder([""] * len(prompts)), height, width)
-        return guided(captioned, empty, guidance)
+    def velocity(
+        self,
+        prompts: Sequence[str],
+        guidance: float,
+        size: tuple[int, int],
+        times: Sequence[float] = (),
+    ) -> VelocityField:
+        """Return the velocity that sampling follows, of packed latents; told the times to come it is faster there."""
+        return self.sampler.velocity(prompts, self._choose(guidance), size, times)
 
-    def _latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        down = self.autoencoder.config.downscale
-        return size[0] // down, size[1] // down
+    @property
+    def sampler(self) -> FlowSampler:
+        """Return what draws latents with this model's parts."""
+        return FlowSampler(
+            self.transformer,
+            self.text_encoder,
+            self.autoencoder.config.downscale,
+            self.index.mu,
+            self.index.noise,
+        )
 
-    def _field(self, text: EncodedText, height: int, width: int) -> VelocityField:
-        num = len(text.tokens)
-        img_ids, txt_ids = image_ids(num, height, width), self.text_encoder.text_ids(num)
-
-        dtype = next(self.transformer.parameters()).dtype  # the solver itself stays in fp32
-        tokens, pooled = text.tokens.to(dtype), text.pooled.to(dtype)
-
-        def field(x: Tensor, t: Tensor) -> Tensor:
-            return self.transformer(x.to(dtype), img_ids, tokens, txt_ids, t, pooled).float()
-
-        return field
+    def _choose(self, guidance: float, true_guidance: float = 1.0, negative: str = "") -> Guidance:
+        return choose_guidance(self.transformer.config.guidance_embed, guidance, true_guidance, negative)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxmodel.errors import InputError
+from tasks.drawing import Drawing
 from tasks.home import Home
 
 
@@ -18,61 +19,94 @@ class DrawnImage:
     seed: int
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How to draw.
-
-    Attributes:
-        model: a registered NAME, NAME@VERSION or a directory; empty is the newest name.
-        variant: of the model; empty is its default, the rectified one where there is one.
-        lora: name of one of the model's LoRAs, or a directory with one; empty draws without.
-        lora_scale: how strongly it acts.
-        steps: solver steps; 0 is the variant's default.
-        guidance: 1 is unguided; 0 the variant's default.
-        seed: of the first image.
-    """
-
-    model: str = ""
-    variant: str = ""
-    lora: str = ""
-    lora_scale: float = 1.0
-    steps: int = 0
-    guidance: float = 0.0
-    seed: int = 0
-
-
-def draw(home: Home, prompts: list[str], how: Drawing, out: Path) -> list[DrawnImage]:
+def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: int = 1) -> list[DrawnImage]:
     """Write one PNG a prompt below `out`; each carries its recipe.
+
+    Args:
+        home: where models are registered.
+        prompts: what to draw.
+        how: to draw it.
+        out: folder for the PNG files.
+        batch_size: least number of images drawn together; those beyond the prompts are thrown away.
 
     Raises:
         InputError: no such model, variant or LoRA, or a value out of its range.
     """
-    for name, value in (("steps", how.steps), ("guidance", how.guidance), ("seed", how.seed)):
-        if value < 0:
-            raise InputError(f"--{name} is {value}; give 0 or more.")
+    for name in ("steps", "guidance", "seed", "height", "width"):
+        if getattr(how, name) < 0:
+            raise InputError(f"--{name} is {getattr(how, name)}; give 0 or more.")
     directory = find_model(home, how.model)
     from fluxmodel.drawing import DrawingModel
 
+    beyond = [prompts[-1]] * (batch_size - len(prompts))
     pictures = DrawingModel(directory).draw(
-        prompts,
+        [*prompts, *beyond],
         seed=how.seed,
         num_steps=how.steps or None,
         guidance=how.guidance or None,
         variant=how.variant,
         lora=find_lora(directory, how.lora) if how.lora else None,
         lora_scale=how.lora_scale,
+        solver=how.solver,
+        true_guidance=how.true_guidance,
+        negative=how.negative,
+        size=(how.height or None, how.width or None),
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be made ({error.strerror}); name a folder you own.") from error
     drawn = []
-    for picture in pictures:
+    for picture in pictures[: len(prompts)]:
         prompt, seed = picture.recipe.prompt, picture.recipe.seed
         path = _place(out, prompt, seed)
         path.write_bytes(picture.png)
         drawn.append(DrawnImage(str(path), prompt, seed))
     return drawn
+
+
+def draw_again(home: Home, image: Path, prompts: list[str], how: Drawing, out: Path) -> list[DrawnImage]:
+    """Draw as an image was drawn, by the recipe that its file carries; with nothing changed, the same file.
+
+    Args:
+        home: where models are registered.
+        image: a PNG that Fluxline drew.
+        prompts: what to draw instead; none draws its own prompt.
+        how: what is set in it goes before the recipe. Where it sets no model, the one that drew the image is found.
+        out: folder for the PNG files.
+
+    Raises:
+        InputError: the file carries no recipe, or its model is not registered here.
+    """
+    from fluxmodel.recipe import read_recipe
+
+    recipe = read_recipe(image)
+    told = how.model_dump(include=how.model_fields_set)
+    by = {name: getattr(recipe, name) for name in Drawing.model_fields if name not in ("model", "steps")}
+    by["model"] = how.model or _model_of(home, image, recipe.model)
+    by["steps"] = recipe.num_steps
+    asked = Drawing(**{**by, **told})
+    return draw(home, prompts or [recipe.prompt], asked, out, recipe.batch_size)
+
+
+def _model_of(home: Home, image: Path, digest: str) -> str:
+    """Return the registered version whose files have this digest.
+
+    Raises:
+        InputError: there is none.
+    """
+    from tasks import registry
+
+    if not digest:
+        raise InputError(f"{image} does not say which model drew it; name the model with --model.")
+    with registry.answering(home):
+        for version in registry.all_versions(home):
+            if version.tags.get("artifact_digest") == digest:
+                return f"{version.name}@{version.version}"
+    raise InputError(
+        f"{image} was drawn by a model with digest {digest}, which is not registered here; "
+        "name its directory, or another model, with --model."
+    )
 
 
 def find_model(home: Home, model: str) -> Path:
@@ -96,7 +130,7 @@ def find_model(home: Home, model: str) -> Path:
 
 
 def find_lora(model: Path, lora: str) -> Path:
-    """Return the directory of a LoRA: one of the model's by name, or any by path.
+    """Return where a LoRA lies: one of the model's by name, or any file or directory by path.
 
     Raises:
         InputError: there is none.
@@ -104,11 +138,11 @@ def find_lora(model: Path, lora: str) -> Path:
     own = model / "loras" / lora
     if own.is_dir():
         return own
-    if Path(lora).is_dir():
+    if Path(lora).exists():
         return Path(lora)
     names = sorted(place.name for place in (model / "loras").glob("*"))
     said = f"this model has {', '.join(names)}" if names else "this model has none"
-    raise InputError(f"--lora {lora}: {said}; name one of its LoRAs, or the directory of another.")
+    raise InputError(f"--lora {lora}: {said}; name one of its LoRAs, or the path of another.")
 
 
 def _place(out: Path, prompt: str, seed: int) -> Path:

@@ -9,15 +9,19 @@ for Reflow Lee et al. 2024, arXiv:2405.20320).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
 from fluxmodel.flow.path import interpolate, velocity
-from fluxmodel.flow.solvers import VelocityField
+
+TrainedField = Callable[[Tensor, Float[Tensor, " b"]], Tensor]
+"""velocity(x [b, ...], t [b]) -> [b, ...]; each row has a time of its own."""
 
 
 def flow_matching_loss(
-    field: VelocityField,
+    field: TrainedField,
     data: Float[Tensor, "b ..."],
     noise: Float[Tensor, "b ..."],
     t: Float[Tensor, " b"],

@@ -8,6 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def latent_side(pixels: int, downscale: int) -> int:
+    """Return the side of the latents that cover so many pixels: whole tokens, 2 ceil(pixels / (2 downscale))."""
+    return 2 * -(-pixels // (2 * downscale))
+
+
 def pack(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h/2*w/2 c*4"]:
     """Fold 2 x 2 positions into channels and rows into one axis; h and w are even."""
     return rearrange(latents, "b c (h ph) (w pw) -> b (h w) (c ph pw)", ph=2, pw=2)

@@ -1,4 +1,8 @@
-"""At which times a sampler stops: evenly from 1 to 0, shifted towards noise for many tokens as FLUX.1 dev does."""
+"""At which times a sampler stops: evenly from 1 to 0, shifted towards noise for many tokens as FLUX.1 dev does.
+
+t' = s t / (1 + (s - 1) t), with a fixed s, or with s = e^mu and mu linear in the number of image tokens (Esser et al.
+2024, arXiv:2403.03206, section 5.3.2).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BASE_TOKENS, BASE_SHIFT = 256, 0.5
-MAX_TOKENS, MAX_SHIFT = 4096, 1.15
 
-
-def dynamic_shift(num_tokens: int) -> float:
-    """Return mu, linear in the number of image tokens through (256, 0.5) and (4096, 1.15)."""
-    slope = (MAX_SHIFT - BASE_SHIFT) / (MAX_TOKENS - BASE_TOKENS)
-    return BASE_SHIFT + slope * (num_tokens - BASE_TOKENS)
+def dynamic_shift(
+    num_tokens: int,
+    base_tokens: int = 256,
+    base_shift: float = 0.5,
+    max_tokens: int = 4096,
+    max_shift: float = 1.15,
+) -> float:
+    """Return mu, linear in the number of image tokens through two points, FLUX.1's where not said, and beyond them."""
+    share = (num_tokens - base_tokens) / (max_tokens - base_tokens)
+    return base_shift + share * (max_shift - base_shift)
 
 
 def shift_time(t: Float[Tensor, " n"], mu: float) -> Float[Tensor, " n"]:

@@ -11,9 +11,10 @@ import torch
 
 from evaluation import EvaluationSettings, evaluate
 from evaluation.compare import compare_evaluations
-from evaluation.contestants import FAMILIES, Contestant, family_of, is_contestant
+from evaluation.contestants import FAMILIES, Contestant, family_of
 from evaluation.settings import ContestantSettings
 from fluxmodel.errors import IncomparableError, InputError
+from fluxmodel.pretrained_folder import is_pipeline
 from tests.tiny_pipelines import NAMES, save_pipeline
 
 PROMPTS = [
@@ -108,7 +109,7 @@ def test_images_are_drawn_at_their_own_size_and_resized_cleanly(pipeline):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pipeline_is_known_by_what_lies_in_its_directory(pipeline, name):
-    assert is_contestant(pipeline(name))
+    assert is_pipeline(pipeline(name))
     assert family_of(pipeline(name)) == FAMILIES[name]
 
 

@@ -23,7 +23,7 @@ def test_a_known_bend_has_its_known_figures():
 
     def velocity(x, t):
         out = torch.zeros_like(x)
-        out[:, 0, 0 if t[0] > 0.75 else 1] = 1
+        out[:, 0, 0 if t > 0.75 else 1] = 1
         return out
 
     paths = follow(velocity, NOISE, 2)

@@ -32,7 +32,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy():
         (["run", "--sed", "1"], "--seed"),
         (["rum"], "there is no verb 'rum'; `fluxline --help` lists them."),
         (["generate"], "prompts is missing"),
-        (["generate", "a red circle", "--steps", "many"], "--steps is 'many'"),
+        (["generate", "a red circle", "--steps", "many"], "--steps is many; give a whole number."),
         (["generate", "a red circle", "--seed", "-4"], "--seed is -4; give 0 or more."),
         (["generate", "a red circle", "--model", "no/where"], "--model no/where is not a directory"),
         (["why", "trian"], "No stage 'trian' has run"),

@@ -22,7 +22,8 @@ from benchmarks.serving import ask, flood, resident
 from flows.ports import free_port
 from flows.serving_app import MOST_BYTES
 from fluxmodel.recipe import read_recipe
-from tasks.generate import Drawing, draw
+from tasks.drawing import Drawing
+from tasks.generate import draw
 from tasks.home import open_home
 from tests.kit import ROOT, write_model
 
@@ -96,7 +97,7 @@ def test_two_hundred_at_once_and_none_is_lost(server):
 def test_the_bytes_are_those_of_generate(server, tmp_path):
     for count, variant, steps, guidance in ((1, "", 1, 1.0), (1, "base", 2, 3.0), (3, "", 4, 1.0)):
         how = {"variant": variant, "num_steps": steps, "guidance": guidance, "num_images": count}
-        settings = Drawing(str(server.model), variant, steps=steps, guidance=guidance, seed=7)
+        settings = Drawing(model=str(server.model), variant=variant, steps=steps, guidance=guidance, seed=7)
         drawn = draw(open_home(), [PROMPT] * count, settings, tmp_path / f"{variant}{count}")
         status, answer = server.generate(seed=7, **how)
         assert status == 200

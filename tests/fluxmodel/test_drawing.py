@@ -2,11 +2,14 @@
 
 import base64
 import io
+import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fluxmodel.drawing import MERGED_LORAS, DrawingModel
 from fluxmodel.drawing_request import MAX_SEED, DrawingRequest, RequestError, read_request
@@ -64,6 +67,7 @@ def test_an_answer_says_with_what_it_was_drawn(model):
     assert told == {
         "num_steps": 3,
         "guidance": 2.0,
+        "solver": "euler",
         "height": 16,
         "width": 16,
         "variant": "base",
@@ -84,6 +88,8 @@ def test_the_file_carries_the_recipe_that_draws_it_again(model, tmp_path):
         width=8,
         lora="wash",
         lora_scale=0.5,
+        solver="heun",
+        negative="a blue bar",
     )
     first = model.answer(asked)
     place = tmp_path / "image.png"
@@ -100,15 +106,53 @@ def test_the_file_carries_the_recipe_that_draws_it_again(model, tmp_path):
         variant=recipe.variant,
         lora=recipe.lora,
         lora_scale=recipe.lora_scale,
+        solver=recipe.solver,
+        negative=recipe.negative,
         num_images=recipe.batch_size,
     )
     assert model.answer(again).images == first.images
 
 
-def test_an_image_without_a_recipe_is_refused(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
-    with pytest.raises(InputError, match=r"plain\.png: no recipe there"):
-        read_recipe(tmp_path / "plain.png")
+def write_text(path, **chunks):
+    said = PngInfo()
+    for keyword, text in chunks.items():
+        said.add_text(keyword, text)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=said)
+
+
+BEFORE = {
+    "prompt": "a dog", "seed": 7, "num_steps": 3, "guidance": 2.0, "height": 8, "width": 16, "variant": "base",
+    "lora": "", "lora_scale": 1.0, "model": "d1", "batch_size": 4,
+}  # fmt: skip
+"""The recipe of an image from before there was a choice of solvers."""
+
+
+def test_a_recipe_from_before_solvers_is_read(tmp_path):
+    write_text(tmp_path / "old.png", fluxline=json.dumps(BEFORE))
+    recipe = read_recipe(tmp_path / "old.png")
+    assert asdict(recipe) == {**BEFORE, "solver": "euler", "true_guidance": 1.0, "negative": ""}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "said"),
+    [
+        ({}, r"image\.png: no recipe there; name a PNG"),
+        ({"fluxline": "{"}, r"image\.png: no recipe there that can be read"),
+        ({"fluxline": "{}"}, "prompt: "),
+        ({"fluxline": json.dumps(BEFORE | {"seed": "many"})}, "seed: "),
+        ({"fluxline": json.dumps(BEFORE | {"solver": "rk4"})}, "solver: "),
+    ],
+)
+def test_an_image_without_a_recipe_is_refused(tmp_path, chunks, said):
+    write_text(tmp_path / "image.png", **chunks)
+    with pytest.raises(InputError, match=said):
+        read_recipe(tmp_path / "image.png")
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path):
+    (tmp_path / "image.png").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"image\.png: no recipe there; name a PNG"):
+        read_recipe(tmp_path / "image.png")
 
 
 def test_a_lora_and_its_scale_change_the_image_and_zero_does_not(model):
@@ -147,6 +191,7 @@ def test_merged_loras_do_not_pile_up(model):
         ({"prompt": "a", "seed": 2**53}, "seed: Input should be less than or equal to 9007199254740991"),
         ({"prompt": "a", "num_images": 17}, "num_images: Input should be less than or equal to 16"),
         ({"prompt": "a", "lora_scale": 1e9}, "lora_scale: Input should be less than or equal to 4"),
+        ({"prompt": "a", "solver": "rk4"}, "solver: Input should be 'euler', 'heun' or 'midpoint'"),
         ({"prompt": "a", "steps": 4}, "steps: Extra inputs are not permitted"),
         ("a red circle", "Input should be a valid dictionary or instance of DrawingRequest"),
     ],
@@ -164,6 +209,18 @@ def test_a_bad_request_is_refused_by_its_field(values, said):
         ({"width": 24}, "width: it is 24; this model draws multiples of 8 up to 16"),
         ({"variant": "turbo"}, "variant: it is 'turbo'; this model has rectified, base"),
         ({"lora": "../../secret"}, "lora: it is '../../secret'; this model has ink, wash"),
+        (
+            {"guidance": 1.0, "negative": "a dog"},
+            "negative: it is 'a dog', but guidance is 1 and leads away from nothing; raise it above 1",
+        ),
+        (
+            {"negative": "a dog"},
+            "negative: it is 'a dog', but guidance is 1 and leads away from nothing; raise it above 1",
+        ),
+        (
+            {"true_guidance": 2.0},
+            "true_guidance: it is 2.0, but this network embeds no guidance; give the strength as guidance",
+        ),
         ({"lora": "charcoal"}, "lora: it is 'charcoal'; this model has ink, wash"),
     ],
 )

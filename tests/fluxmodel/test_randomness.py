@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxmodel.randomness import epoch_batch, image_noise, keyed_generator
+from fluxmodel.randomness import epoch_batch, image_noise, keyed_generator, latent_noise
 
 
 def test_noise_of_an_image_depends_on_its_own_seed_alone():
@@ -12,6 +12,13 @@ def test_noise_of_an_image_depends_on_its_own_seed_alone():
     together = image_noise([7, 3, 99], shape)
     assert torch.equal(together[1], image_noise([3], shape)[0])
     assert torch.equal(together, image_noise(range(100), shape)[[7, 3, 99]])
+
+
+def test_noise_of_latents_is_what_flux_users_know_a_seed_by():
+    shape = (4, 2, 6)
+    together = latent_noise([7, 3], shape)
+    for seed, sample in zip((7, 3), together, strict=True):
+        assert torch.equal(sample, torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))[0])
 
 
 def test_different_seeds_give_different_noise():

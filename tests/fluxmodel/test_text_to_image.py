@@ -2,12 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from fluxmodel import flow_sampler
 from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from fluxmodel.errors import InputError
+from fluxmodel.flow.guidance import Guidance
+from fluxmodel.flow.packing import image_ids, pack, unpack
+from fluxmodel.flow.solvers import SOLVERS
+from fluxmodel.randomness import image_noise
 from fluxmodel.text_to_image import TextToImage, assemble
 from tests.kit import write_model_parts
 
@@ -34,8 +40,9 @@ def pipe(directory):
 
 
 def count_calls(pipe):
+    """Return a list that gets the number of rows of each call of the network."""
     calls = []
-    pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
+    pipe.transformer.img_in.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     return calls
 
 
@@ -82,22 +89,76 @@ def test_defaults_are_those_of_the_directory(pipe):
     assert [i.tobytes() for i in pipe(PROMPTS)] == [i.tobytes() for i in stated]
 
 
-def test_height_and_width_are_free_in_multiples_of_eight(pipe):
+def test_height_and_width_are_free(pipe):
     assert pipe("a dog", height=8, width=32)[0].size == (32, 8)
 
 
-@pytest.mark.parametrize(("guidance", "calls"), [(1.0, 3), (2.0, 6)])
-def test_guidance_one_costs_one_network_call_a_step(pipe, guidance, calls):
+def test_an_odd_size_is_cut_out_of_whole_tokens(pipe):
+    odd, whole = (pipe("a dog", height=height, width=width)[0] for height, width in ((13, 21), (16, 24)))
+    assert odd.size == (21, 13)
+    assert odd.tobytes() == whole.crop((0, 0, 21, 13)).tobytes()
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(1.0, 3), (2.0, 6)])
+def test_a_step_is_one_call_of_the_network_and_guidance_doubles_its_rows(pipe, guidance, rows):
     counted = count_calls(pipe)
-    pipe(PROMPTS, num_steps=3, guidance=guidance)
+    pipe(PROMPTS, num_steps=4, guidance=guidance)
+    assert counted == [rows] * 4
+
+
+@pytest.mark.parametrize(("solver", "calls"), [("euler", 4), ("heun", 7), ("midpoint", 8)])
+def test_a_solver_calls_the_network_as_often_as_it_says(pipe, solver, calls):
+    counted = count_calls(pipe)
+    pipe(PROMPTS, num_steps=4, solver=solver)
     assert len(counted) == calls
+
+
+def test_solvers_draw_different_images_of_one_flow(pipe):
+    drawn = {solver: pipe(PROMPTS, num_steps=2, solver=solver)[0].tobytes() for solver in SOLVERS}
+    assert len(set(drawn.values())) == 3
+
+
+def test_a_batch_too_wide_for_one_call_takes_two_and_draws_the_same(pipe, monkeypatch):
+    together = pipe.sample_latents(PROMPTS, 3, 2.5, [4, 9, 2], (16, 16))
+    monkeypatch.setattr(flow_sampler, "STACKED_NUMBERS", 0)
+    counted = count_calls(pipe)
+    apart = pipe.sample_latents(PROMPTS, 3, 2.5, [4, 9, 2], (16, 16))
+    assert counted == [3] * 6
+    assert (together - apart).abs().max() <= 1e-6 * apart.abs().max()
+
+
+def test_a_negative_prompt_leads_away_from_what_it_says(pipe):
+    plain, empty, away = (
+        pipe(PROMPTS[:1], num_steps=2, guidance=guidance, negative=negative)[0].tobytes()
+        for guidance, negative in ((1.0, ""), (3.0, ""), (3.0, "a dog"))
+    )
+    assert len({plain, empty, away}) == 3
+    itself = pipe.sample_latents(PROMPTS[:1], 2, 1.0, [0], (16, 16))
+    led = pipe.sampler.latents(PROMPTS[:1], 2, Guidance(3.0, None, PROMPTS[0]), [0], (16, 16))
+    torch.testing.assert_close(led, itself)  # away from where it goes: nowhere
+
+
+def test_the_velocity_is_the_same_at_times_told_before_and_not(pipe):
+    noise, times = pipe.noise([5, 6], (16, 16)), [1.0, 0.7, 0.35]
+    told, untold = (pipe.velocity(PROMPTS[:2], 2.0, (16, 16), known) for known in (times, ()))
+    with torch.inference_mode():
+        for t in (*times, 0.5, 1.0):
+            torch.testing.assert_close(told(noise, t), untold(noise, t), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", ["tokens", "latents"])
+def test_a_seed_gives_its_models_noise(pipe, noise):
+    index = pipe.index.model_copy(update={"noise": noise})
+    drawn = replace(pipe, index=index).noise([3], (8, 16))
+    if noise == "tokens":
+        assert torch.equal(drawn, image_noise([3], (2, 16)))
+    else:
+        latents = torch.randn(1, 4, 2, 4, generator=torch.Generator().manual_seed(3))
+        assert torch.equal(drawn, pack(latents))
 
 
 def test_sampling_equals_euler_written_out(pipe):
     """The velocity's field, guided by hand, followed in two steps."""
-    from fluxmodel.flow.packing import image_ids, unpack
-    from fluxmodel.randomness import image_noise
-
     x = image_noise([3], (4, 16))
     text, empty = pipe.text_encoder(PROMPTS[:1]), pipe.text_encoder([""])
     with torch.inference_mode():
@@ -120,10 +181,12 @@ def test_sampling_equals_euler_written_out(pipe):
         ({"guidance": 0.5}, r"guidance is 0\.5; use at least 1"),
         ({"guidance": math.nan}, "guidance is nan"),
         ({"guidance": math.inf}, "guidance is inf"),
-        ({"height": 20}, "height is 20; it must be a multiple of 8"),
-        ({"width": 0}, "width is 0"),
+        ({"width": 0}, "width is 0; use at least 1 pixel"),
         ({"height": -8}, "height is -8"),
         ({"seed": -1}, "seed is -1"),
+        ({"solver": "rk4"}, "solver is 'rk4'; use one of euler, heun, midpoint"),
+        ({"guidance": 1.0, "negative": "a cat"}, "negative is 'a cat', but guidance is 1"),
+        ({"true_guidance": 2.0}, "true_guidance is 2.0, but this network embeds no guidance"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_name(pipe, arguments, named):

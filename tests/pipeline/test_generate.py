@@ -1,6 +1,7 @@
 """`fluxline generate` with what a run registered."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_generate_draws_with_the_champions_rectified_model_and_with_its_lora(fin
     rectified = TextToImage.from_pretrained(command.artifact(stages["rectify"]))
     base = TextToImage.from_pretrained(command.artifact(stages["train"]))
     lora = command.artifact(stages["finetune"])
-    one = {"num_steps": 1, "seed": 0}
+    one: dict[str, Any] = {"num_steps": 1, "seed": 0}
     assert np.array_equal(pixels("--steps", "1"), np.asarray(rectified([PROMPT], **one)[0]))
     assert np.array_equal(pixels(), np.asarray(rectified([PROMPT], **one)[0]))  # one step is its default
     assert np.array_equal(pixels("--variant", "base"), np.asarray(base([PROMPT], seed=0)[0]))
@@ -42,7 +43,7 @@ def test_generate_draws_with_the_champions_rectified_model_and_with_its_lora(fin
         (["--model", "nobody"], "There is no registered model 'nobody'; `fluxline run` makes one."),
         (
             ["--lora", "charcoal"],
-            "--lora charcoal: this model has wash; name one of its LoRAs, or the directory of another.",
+            "--lora charcoal: this model has wash; name one of its LoRAs, or the path of another.",
         ),
     ],
 )

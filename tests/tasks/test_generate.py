@@ -1,14 +1,22 @@
 """Where drawn images lie: a name a person recognises, and never another prompt's file."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from flows.cli import run_command
 from fluxmodel import drawing
 from fluxmodel.drawing import Picture
+from fluxmodel.errors import InputError
 from fluxmodel.recipe import Recipe, encode_png, read_recipe
-from tasks.generate import Drawing, draw
+from tasks import registry
+from tasks.drawing import Drawing
+from tasks.generate import draw, draw_again
+from tasks.registry import StoredVersion
+from tests.kit import write_model
 
 LONG = "a red circle on the top left and a blue square on the top right and a "
 
@@ -58,3 +66,88 @@ def test_a_file_of_someone_elses_stays(draw_here, tmp_path):
     (tmp_path / "out" / "a-cat-0.png").write_bytes(b"mine")
     assert draw_here("a cat") != ["a-cat-0.png"]
     assert (tmp_path / "out" / "a-cat-0.png").read_bytes() == b"mine"
+
+
+# By the recipe of an image
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = write_model(tmp_path_factory.mktemp("generate") / "model")
+    (directory / "manifest.json").write_text('{"digest": "d1"}')
+    return directory
+
+
+def generate(capfd, *arguments: object) -> list[Path]:
+    assert run_command(["generate", *map(str, arguments), "--json"]) == 0
+    return [Path(each["path"]) for each in json.loads(capfd.readouterr().out.splitlines()[-1])["images"]]
+
+
+def test_the_file_of_an_image_is_drawn_again(model, fluxline_home, tmp_path, capfd):
+    how = [
+        "--solver",
+        "heun",
+        "--negative",
+        "a dog",
+        "--guidance",
+        3,
+        "--steps",
+        2,
+        "--height",
+        13,
+        "--seed",
+        5,
+    ]
+    drawn = generate(
+        capfd, "a cat", "a bird", *how, "--model", model, "--variant", "base", "--out", tmp_path / "1"
+    )
+    recipe = read_recipe(drawn[1])
+    assert (recipe.solver, recipe.negative, recipe.guidance, recipe.num_steps) == ("heun", "a dog", 3.0, 2)
+    assert (recipe.height, recipe.width, recipe.seed, recipe.variant) == (13, 16, 6, "base")
+    assert (recipe.prompt, recipe.batch_size, recipe.model) == ("a bird", 2, "d1")
+    (again,) = generate(capfd, "--from", drawn[1], "--model", model, "--out", tmp_path / "2")
+    assert again.read_bytes() == drawn[1].read_bytes()
+
+
+def test_what_is_said_besides_goes_before_the_recipe(model, fluxline_home, tmp_path, capfd):
+    (first,) = generate(capfd, "a cat", "--model", model, "--seed", 5, "--steps", 2, "--out", tmp_path)
+    (other,) = generate(
+        capfd,
+        "a dog",
+        "--from",
+        first,
+        "--model",
+        model,
+        "--steps",
+        3,
+        "--solver",
+        "euler",
+        "--out",
+        tmp_path,
+    )
+    was, now = read_recipe(first), read_recipe(other)
+    assert now == replace(was, prompt="a dog", num_steps=3)
+
+
+def test_the_model_that_drew_an_image_is_found_by_its_digest(
+    model, fluxline_home, tmp_path, capfd, monkeypatch
+):
+    (drawn,) = generate(capfd, "a cat", "--model", model, "--out", tmp_path)
+    versions = [StoredVersion("shapes", n, {"artifact_digest": f"d{n}"}, (), 0.0, "") for n in "21"]
+    monkeypatch.setattr(registry, "all_versions", lambda _: versions)
+    monkeypatch.setattr(registry, "find_version", lambda _, name, which: (name, which))
+    monkeypatch.setattr(registry, "model_directory", lambda _, found: {("shapes", "1"): model}[found])
+    (again,) = generate(capfd, "--from", drawn, "--out", tmp_path / "2")
+    assert again.read_bytes() == drawn.read_bytes()
+    versions.pop()
+    assert run_command(["generate", "--from", str(drawn)]) == 2
+    said = capfd.readouterr().err
+    assert "was drawn by a model with digest d1, which is not registered here" in said
+    assert said.count("\n") == 1
+
+
+def test_an_image_that_does_not_know_its_model_is_drawn_with_one_that_is_named(tmp_path):
+    recipe = Recipe("a cat", 0, 1, 1.0, 8, 8, "", "", 1.0, "", 1)
+    (tmp_path / "image.png").write_bytes(encode_png(Image.new("RGB", (8, 8)), recipe))
+    with pytest.raises(InputError, match=r"image\.png does not say which model drew it; .* --model"):
+        draw_again(None, tmp_path / "image.png", [], Drawing(), tmp_path)  # type: ignore[arg-type]

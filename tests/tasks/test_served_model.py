@@ -12,7 +12,8 @@ from flows.ports import free_port
 from fluxmodel import TextToImage
 from tasks import tracking
 from tasks.artifacts import content_digest, list_files
-from tasks.generate import Drawing, draw
+from tasks.drawing import Drawing
+from tasks.generate import draw
 from tasks.served_model import write_mlmodel
 from tests.kit import ROOT, write_model
 
@@ -116,7 +117,7 @@ def test_mlflow_models_serve_answers_with_the_bytes_of_generate(tracked, directo
     port = free_port(8600)
     where = ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/shapes@champion", *where]
-    (drawn,) = draw(tracked, [PROMPT], Drawing(str(directory), seed=7), tmp_path / "drawn")
+    (drawn,) = draw(tracked, [PROMPT], Drawing(model=str(directory), seed=7), tmp_path / "drawn")
     with serving(command, port, "/ping", tmp_path / "log"):
         good = ask(port, "/invocations", {"inputs": [{"prompt": PROMPT, "seed": 7}]})
         bad = ask(port, "/invocations", {"inputs": [{"prompt": PROMPT, "num_steps": 99}]})

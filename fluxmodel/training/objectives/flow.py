@@ -14,9 +14,8 @@ from fluxmodel.data.caption_mix import DEFAULT_WEIGHTS
 from fluxmodel.data.latent_cache import EncodedDataset
 from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
 from fluxmodel.errors import InputError
-from fluxmodel.flow.objective import flow_matching_loss
+from fluxmodel.flow.objective import TrainedField, flow_matching_loss
 from fluxmodel.flow.packing import image_ids
-from fluxmodel.flow.solvers import VelocityField
 from fluxmodel.flow.timesteps import TimeDensity, sample_timesteps
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
@@ -136,7 +135,7 @@ class FlowObjective:
 
 def velocity_field(
     model: MMDiT, batch: FlowBatch, encoder: WordEncoder, height: int, width: int
-) -> VelocityField:
+) -> TrainedField:
     """Return velocity(x, t) of a network under a batch's captions; height and width are those of the latents."""
     num = len(batch.t)
     img_ids, txt_ids = image_ids(num, height, width), encoder.text_ids(num)

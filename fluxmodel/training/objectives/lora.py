@@ -7,7 +7,6 @@ prompts that do not ask for it.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from pathlib import Path
 
@@ -25,13 +24,15 @@ from fluxmodel.encoders.autoencoder import Autoencoder
 from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
 from fluxmodel.flow.objective import flow_matching_loss
 from fluxmodel.flow.timesteps import TimeDensity, sample_timesteps
-from fluxmodel.lora_files import save_lora
+from fluxmodel.lora_adapters import adapters_of
+from fluxmodel.lora_files import FILES, write_lora
+from fluxmodel.lora_passport import Passport, data_digest, weights_digest
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
 from fluxmodel.pixels import to_signed
 from fluxmodel.randomness import keyed_generator
 from fluxmodel.text_to_image import INDEX, ModelIndex
-from fluxmodel.training.lora import add_adapters, strengthen
+from fluxmodel.training.lora import add_adapters, strengthen, target_layers
 from fluxmodel.training.objectives.flow import velocity_field
 from fluxmodel.training_job import TrainingJob
 from fluxmodel.weights import load_mmdit
@@ -46,6 +47,11 @@ class LoraSettings(BaseModel):
     trigger: str = Field(default="", description="The made-up word that asks for a folder's style.")
     rank: int = Field(default=16, gt=0, description="Rank of each adapter.")
     alpha: float = Field(default=16.0, gt=0, description="Adapters are scaled by alpha / rank.")
+    targets: str = Field(
+        default="blocks",
+        description="Adapted layers: blocks, attention, mlp, modulation, embedders, final or all, several joined by +, "
+        "or an expression for their whole names.",
+    )
     strength: float = Field(
         default=1.0,
         gt=0,
@@ -95,7 +101,8 @@ class LoraObjective:
         )
         self.base = self.start / index.choose("base")[0]
         self.model: MMDiT = load_mmdit(self.base)
-        add_adapters(self.model, self.settings.rank, self.settings.alpha, job.seed)
+        adapters = self.settings.rank, self.settings.alpha, job.seed, self.settings.targets
+        add_adapters(self.model, *adapters)
 
     def batch(self, step: int, part: slice) -> FlowBatch:
         """Return this process's part of batch `step`: prior data and styled images in turn, evenly spread."""
@@ -123,30 +130,45 @@ class LoraObjective:
         return flow_matching_loss(field, batch.data, batch.noise, batch.t).mean(), {}
 
     def finish(self, directory: Path) -> dict[str, float]:
-        """Write the LoRA in peft's layout, lora.json, images.png and story.json."""
+        """Write the LoRA under diffusers' names, lora.json (its passport), images.png and story.json.
+
+        Alpha is folded into B, so the file is as strong in readers that know no alpha.
+        """
         strengthen(self.model, self.settings.strength)
-        save_lora(self.model, directory)
-        images, settings = self.images, self.settings
-        about = {
-            "name": settings.name or images.name,
-            "trigger": images.trigger,
-            "style": images.name,
-            "rank": settings.rank,
-            "alpha": settings.alpha,
-            "strength": settings.strength,
-            "base": hashlib.sha256((self.base / "model.safetensors").read_bytes()).hexdigest(),
-            "num_images": len(images.pixels),
-            "steps": self.job.steps,
-        }
-        (directory / "lora.json").write_text(json.dumps(about, indent=2) + "\n")
+        lora, passport = adapters_of(self.model), self.passport()
+        proof = write_lora(lora, directory, self.model.config, folded=True, passport=passport)
+        passport = passport.model_copy(update={"files": {FILES[proof.layout]: proof}})
+        passport.write(directory)
+        images = self.images
         (directory / "images.png").write_bytes(encode_png(picture_wall(images)))
         tiles = [
             {"png": base64.b64encode(encode_png(image)).decode(), "prompt": next(iter(said.values()))}
             for image, said in zip(images.pixels, images.captions, strict=True)
         ]
-        (directory / "story.json").write_text(json.dumps({**about, "images": tiles}) + "\n")
+        (directory / "story.json").write_text(
+            json.dumps({**passport.model_dump(mode="json"), "images": tiles}) + "\n"
+        )
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return {"parameters": float(trained), "num_images": float(len(images.pixels))}
+
+    def passport(self) -> Passport:
+        """Return what the LoRA is and was made of, before any file of it is."""
+        images, settings = self.images, self.settings
+        return Passport(
+            name=settings.name or images.name,
+            trigger=images.trigger,
+            style=images.name,
+            rank=settings.rank,
+            alpha=settings.alpha,
+            strength=settings.strength,
+            targets=settings.targets,
+            num_layers=len(target_layers(self.model, settings.targets)),
+            base=weights_digest(self.base),
+            base_name=f"{self.start.name}/{self.base.name}",
+            data=data_digest(images.pixels.tobytes(), images.captions),
+            num_images=len(images.pixels),
+            steps=self.job.steps,
+        )
 
 
 @torch.inference_mode()

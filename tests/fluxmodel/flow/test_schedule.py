@@ -51,14 +51,57 @@ def test_no_step_is_refused(num_steps):
         sampling_times(num_steps)
 
 
-@pytest.mark.parametrize("num_steps", [1, 4, 28])
-def test_times_equal_those_of_diffusers(num_steps):
+@pytest.fixture(scope="module")
+def diffusers():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what diffusers and its dependencies warn of is theirs to mend
-        from diffusers import FlowMatchEulerDiscreteScheduler
+        import diffusers
+        from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline  # noqa: F401  (loads what it needs)
 
-        theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15)
-        theirs.set_timesteps(sigmas=np.linspace(1, 1 / num_steps, num_steps), mu=dynamic_shift(1024))
-    torch.testing.assert_close(
-        sampling_times(num_steps, dynamic_shift(1024)), theirs.sigmas, rtol=0, atol=2.5e-7
+        yield diffusers
+
+
+def their_times(scheduler, num_steps, mu=None):
+    """What `FluxPipeline` feeds its scheduler, and what the network is told: sigmas and time steps over 1000."""
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_steps, num_steps), mu=mu)
+    return scheduler.sigmas, scheduler.timesteps / 1000
+
+
+STEPS = [*range(1, 12), 20, 28, 50, 100]
+TOKENS = [1, 4, 64, 256, 1000, 1024, 3600, 4096, 4097, 16384]
+
+
+def test_dynamic_times_equal_those_of_diffusers(diffusers):
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(
+        shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15
     )
+    for num_tokens in TOKENS:
+        mu = dynamic_shift(num_tokens)
+        assert mu == pytest.approx(calculate_shift(num_tokens), abs=1e-12)
+        for num_steps in STEPS:
+            ours = sampling_times(num_steps, mu)
+            sigmas, told = their_times(theirs, num_steps, mu)
+            torch.testing.assert_close(ours, sigmas, rtol=0, atol=1e-6)
+            torch.testing.assert_close(ours[:-1], told, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("numbers", [(256, 0.5, 4096, 1.15), (100, 0.1, 1000, 2.0), (64, 1.0, 65, -1.0)])
+def test_a_line_through_two_other_points_equals_diffusers(diffusers, numbers):
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    base_tokens, base_shift, max_tokens, max_shift = numbers
+    for num_tokens in TOKENS:
+        theirs = calculate_shift(num_tokens, base_tokens, max_tokens, base_shift, max_shift)
+        assert dynamic_shift(num_tokens, *numbers) == pytest.approx(theirs, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 6.0])
+def test_a_fixed_shift_equals_that_of_diffusers(diffusers, shift):
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    for num_steps in STEPS:
+        sigmas, told = their_times(theirs, num_steps)
+        ours = sampling_times(num_steps, math.log(shift))
+        torch.testing.assert_close(ours, sigmas, rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours[:-1], told, rtol=0, atol=1e-6)

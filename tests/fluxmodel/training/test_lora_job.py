@@ -1,5 +1,6 @@
 """LoRA and style classifier as jobs of the one loop: only adapters move, and a resumed job ends alike."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from fluxmodel.encoders.style_classifier import StyleClassifier
 from fluxmodel.encoders.text import WordEncoderConfig
-from fluxmodel.lora_files import load_lora
+from fluxmodel.lora_files import load_lora, read_lora
+from fluxmodel.lora_passport import Passport, read_passport
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.randomness import keyed_generator
@@ -18,7 +20,7 @@ from fluxmodel.text_to_image import INDEX, ModelIndex
 from fluxmodel.training.__main__ import run
 from fluxmodel.training.checkpoint import CheckpointFolder
 from fluxmodel.training.loop import Interrupted, train
-from fluxmodel.training.lora import add_adapters, strengthen
+from fluxmodel.training.lora import add_adapters, strengthen, target_layers
 from fluxmodel.training.objectives.lora import LoraObjective
 from fluxmodel.training.parallel import ALONE
 from fluxmodel.training_job import TrainingJob
@@ -77,9 +79,21 @@ def test_a_lora_job_leaves_a_lora_that_changes_the_base(parts, tmp_path):
     final = tmp_path / "final"
     about = json.loads((final / "lora.json").read_text())
     assert (about["trigger"], about["num_images"], about["rank"]) == ("glowline", 8, 2)
+    assert (about["targets"], about["num_layers"]) == ("blocks", 13)
+    weights = (parts / "model/transformer/model.safetensors").read_bytes()
+    assert about["base"] == hashlib.sha256(weights).hexdigest()
+    proof = about["files"]["pytorch_lora_weights.safetensors"]
+    assert proof["layout"] == "peft"
+    assert proof["largest_difference"] < 1e-12
+    assert (
+        proof["sha256"]
+        == hashlib.sha256((final / "pytorch_lora_weights.safetensors").read_bytes()).hexdigest()
+    )
+    passport = read_passport(final / "pytorch_lora_weights.safetensors")
+    assert passport == Passport.model_validate(about).model_copy(update={"files": {}})
     assert len(json.loads((final / "story.json").read_text())["images"]) == 8
     assert (final / "images.png").stat().st_size > 0
-    tensors = load_file(final / "adapter_model.safetensors")
+    tensors = load_file(final / "pytorch_lora_weights.safetensors")
     assert all(".lora_" in name for name in tensors)
     assert any(t.abs().max() > 0 for name, t in tensors.items() if "lora_B" in name)
     plain, merged = (load_mmdit(parts / "model/transformer") for _ in range(2))
@@ -87,6 +101,15 @@ def test_a_lora_job_leaves_a_lora_that_changes_the_base(parts, tmp_path):
     moved = [n for n, p in merged.named_parameters() if not torch.equal(p, plain.get_parameter(n))]
     assert moved
     assert all("blocks" in name for name in moved)
+
+
+def test_a_lora_job_trains_the_layers_it_is_told_to_and_its_file_needs_no_alpha(parts, tmp_path):
+    settings = {"rank": 2, "alpha": 5.0, "strength": 1.5, "targets": "embedders+final"}
+    assert run(lora_job(parts, tmp_path, objective=settings, steps=2)) == 0
+    base = load_mmdit(parts / "model/transformer")
+    lora = read_lora(tmp_path / "final", base.config)
+    assert set(lora.modules) == set(target_layers(base, "embedders+final"))
+    assert {change.scale for change in lora.modules.values()} == {1.0}
 
 
 def test_checkpoints_hold_adapters_only_and_resume_bit_for_bit(parts, tmp_path):

@@ -1,0 +1,75 @@
+"""Folders that diffusers and transformers wrote: their JSON files, and why pickled weights are not read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fluxmodel.errors import InputError
+
+INDEX = "model_index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def is_pipeline(directory: str | Path) -> bool:
+    """Return whether a directory holds a diffusers pipeline rather than a model of ours; nothing of it is loaded."""
+    try:
+        return "_class_name" in json.loads((Path(directory) / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: it is missing, no JSON, or no object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); name a directory that diffusers' save_pretrained wrote."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON; download the pipeline again.") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no object; download the pipeline again.")
+    return found
+
+
+def is_pickle(path: Path) -> bool:
+    """Return whether a file's name says that it is pickled."""
+    return path.suffix in _PICKLED
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Refuse a part whose weights are there as pickles only: reading those may run code.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    pickles = [path for path in sorted(folder.glob("*")) if is_pickle(path)]
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{pickles[0]} is a pickle, which can run code when it is read; "
+            "download or save the pipeline with safetensors weights."
+        )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep to ourselves what diffusers and transformers say of image processors we do not use, and of long prompts."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
