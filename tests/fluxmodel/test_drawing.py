@@ -95,7 +95,7 @@ def test_the_file_carries_the_recipe_that_draws_it_again(model, tmp_path):
     place = tmp_path / "image.png"
     place.write_bytes(base64.b64decode(first.images[0].png))
     recipe = read_recipe(place)
-    assert recipe.model == "d1"
+    assert (recipe.model, recipe.solver, recipe.negative) == ("d1", "heun", "a blue bar")
     again = DrawingRequest(
         prompt=recipe.prompt,
         num_steps=recipe.num_steps,

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -42,9 +42,9 @@ class Encoder:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["dev", "schnell"])
 def sampler(request):
-    is_dev = request.param
+    is_dev, text = request.param, cast("Any", Encoder())
     return FlowSampler(
-        random_model(is_dev).eval(), Encoder(), 8, dynamic_shift if is_dev else lambda _: 0.0, "latents"
+        random_model(is_dev).eval(), text, 8, dynamic_shift if is_dev else lambda _: 0.0, "latents"
     )
 
 
