@@ -112,7 +112,7 @@ def train(
     for step in range(start, job.steps):
         began = time.perf_counter()
         loss, scalars, norm = take_step(
-            objective, objective.batch(step, part), dtype, optimizer, average, (step, job.steps)
+            objective.loss, objective.batch(step, part), dtype, optimizer, average, (step, job.steps)
         )
         done = step + 1
         logged = done % job.log_every == 0 or done == job.steps
@@ -134,22 +134,30 @@ def train(
 
 
 def take_step(
-    objective: Objective,
+    loss_of: Callable[[Any, torch.dtype], tuple[Tensor, dict[str, Tensor]]],
     batch: Any,
     dtype: torch.dtype,
     optimizer: MasterOptimizer,
     average: WeightAverage,
     place: tuple[int, int],
 ) -> tuple[Tensor, dict[str, Tensor], float]:
-    """Do all of one step but the bookkeeping: loss, gradients, update, average; also rehearsed by `training.memory`.
+    """Do one step's work: loss, gradients, update, average. `training.memory` rehearses it.
 
-    `place` is the step, counted from 0, and the number of all steps. Returns the loss, named scalars and the
-    gradient's norm.
+    Args:
+        loss_of: an objective's `loss`.
+        batch: what it takes.
+        dtype: of the working copy.
+        optimizer: holds the masters.
+        average: of the masters.
+        place: the step, counted from 0, and the number of all steps.
+
+    Returns:
+        The loss, named scalars and the gradient's norm.
 
     Raises:
         StageError: the gradient is not finite.
     """
-    loss, scalars = objective.loss(batch, dtype)
+    loss, scalars = loss_of(batch, dtype)
     loss.backward()
     optimizer.world.average_gradients(optimizer.working)
     norm = optimizer.step(*place)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -208,7 +208,7 @@ def rehearse(shape: StepShape, real: bool = False) -> StepMemory:
         batch = _batch(shape)
         follower.name("batch", vars(batch).values())
         resident = follower.live_bytes
-        take_step(_Rehearsal(shape, model, follower), batch, shape.dtype, optimizer, average, (1, 2))
+        take_step(_Rehearsal(shape, model, follower).loss, batch, shape.dtype, optimizer, average, (1, 2))
         phase, (peak, moment) = max(follower.peaks.items(), key=lambda found: found[1][0])
         alive = follower.alive(moment)
     alive["temporaries"] += alive.pop("", 0)
