@@ -22,7 +22,7 @@ TIME_CHANNELS = 256
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations by part of the network: double blocks, single blocks, attention, modulation, embedders, final layer."""
+    """Operations by part: double blocks, single blocks, attention, modulation, embedders, final layer."""
 
     forward: dict[str, int]
     backward: dict[str, int]
@@ -183,9 +183,7 @@ class _Count:
 
     def final_layer(self, vec: bool, x: bool) -> None:
         hidden, part = self.config.hidden_size, "final layer"
-        modulation = self.linear(
-            "modulation", "final_layer.adaLN_modulation.1", 1, hidden, 2 * hidden, vec
-        )
+        modulation = self.linear("modulation", "final_layer.adaLN_modulation.1", 1, hidden, 2 * hidden, vec)
         self.linear(
             part, "final_layer.linear", self.tokens["img"], hidden, self.config.out_channels, x or modulation
         )

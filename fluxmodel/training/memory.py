@@ -1,6 +1,6 @@
 """The memory of a training step, told by rehearsing it: the loop's own pieces on tensors that have shapes only.
 
-The rehearsal runs on torch's fake tensors (the meta device under the name of another): forward, backward, clipping,
+The rehearsal runs on the meta device under the name of the target's: forward, backward, clipping,
 optimizer and average, while every storage's birth and death is noted. On real tensors the same follower tells the
 truth. What a kernel allocates inside itself is not seen, nor is what an allocator wastes.
 """
@@ -11,8 +11,8 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,19 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fluxmodel.data.batches import FlowBatch
-from fluxmodel.flow.objective import flow_matching_loss
-from fluxmodel.flow.packing import image_ids
-from fluxmodel.mmdit.config import MMDiTConfig
-from fluxmodel.mmdit.transformer import MMDiT
-from fluxmodel.training.ema import WeightAverage
-from fluxmodel.training.loop import take_step
-from fluxmodel.training.lora import add_adapters
-from fluxmodel.training.optimizer import MasterOptimizer
-from fluxmodel.training.parallel import World
-from fluxmodel.training_job import OptimizerSettings
+from fluxmodel.training.rehearsal import Rehearsal, StepShape, Target
 
-Target = Literal["cpu", "gpu"]
 PARTS = (
     "weights",
     "master weights",
@@ -48,42 +37,6 @@ PARTS = (
 
 
 _META = torch.device("meta")
-
-
-@dataclass(frozen=True)
-class StepShape:
-    """What decides the memory and the work of a training step in one process.
-
-    Attributes:
-        config: the network.
-        batch: images of this process.
-        height, width: of the latents, before packing.
-        text_tokens: tokens of a caption.
-        rank: of LoRA adapters on the frozen network; 0 trains all of it.
-        precision: of the working copy and of the activations.
-        optimizer: its settings; Muon keeps one state where AdamW keeps two.
-        world_size: processes that share a batch and average their gradients.
-        target: where it is to run: on a GPU, attention never keeps its matrix; on a CPU in bf16 it does.
-    """
-
-    config: MMDiTConfig
-    batch: int = 1
-    height: int = 128
-    width: int = 128
-    text_tokens: int = 512
-    rank: int = 0
-    precision: Literal["fp32", "bf16"] = "bf16"
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    world_size: int = 1
-    target: Target = "cpu"
-
-    @property
-    def image_tokens(self) -> int:
-        return (self.height // 2) * (self.width // 2)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
 @dataclass(frozen=True)
@@ -177,15 +130,16 @@ class StorageFollower(TorchDispatchMode):
                 found[life.part] += life.num_bytes
         return found
 
-    def name_rest(self, part: str, phase: str) -> None:
-        """Give all nameless living storages born in a phase one name."""
+    def enter(self, phase: str) -> None:
+        """Begin a phase; what the forward pass left is then known to be kept for the backward pass."""
         for life in self._known.values():
-            if not life.part and life.phase == phase:
-                life.part = part
+            if self.phase == "forward" and life.phase == "forward" and not life.part:
+                life.part = "activations"
+        self.phase = phase
 
 
-def rehearse(shape: StepShape, real: bool = False) -> StepMemory:
-    """Run two training steps and return the bytes of the second.
+def step_memory(shape: StepShape, real: bool = False) -> StepMemory:
+    """Run a training step and return the bytes it needs.
 
     Args:
         shape: the step.
@@ -197,22 +151,38 @@ def rehearse(shape: StepShape, real: bool = False) -> StepMemory:
             stack.enter_context(_META)
             stack.enter_context(_Imagined(shape.target))
         stack.enter_context(follower)
-        model, optimizer, average = _begin(shape, follower)
+        rehearsal = Rehearsal(shape, follower.enter, lambda buffer: follower.name("gradients", [buffer]))
+        model, optimizer = rehearsal.model, rehearsal.optimizer
         follower.name("weights", model.parameters())
         follower.name("master weights", optimizer.masters)
-        follower.name("averaged weights", average.average)
+        follower.name("averaged weights", rehearsal.average.average)
         start = follower.peaks["start"][0]
         optimizer.step(0, 2)  # no gradients yet: it makes the optimizer's states, as the first step would
         follower.name("optimizer states", _tensors(optimizer.state_dict()))
-        follower.peaks.clear()
-        batch = _batch(shape)
-        follower.name("batch", vars(batch).values())
         resident = follower.live_bytes
-        take_step(_Rehearsal(shape, model, follower).loss, batch, shape.dtype, optimizer, average, (1, 2))
+        follower.peaks.clear()
+        _name_gradients(rehearsal, follower)
+        batch = rehearsal.batch()
+        follower.name("batch", vars(batch).values())
+        rehearsal.step(batch)
         phase, (peak, moment) = max(follower.peaks.items(), key=lambda found: found[1][0])
         alive = follower.alive(moment)
     alive["temporaries"] += alive.pop("", 0)
     return StepMemory(peak, {part: alive[part] for part in PARTS}, phase, start, resident)
+
+
+def _name_gradients(rehearsal: Rehearsal, follower: StorageFollower) -> None:
+    """Have the follower told of every gradient: the network's as they come, the masters' before they are used."""
+    for parameter in rehearsal.optimizer.working:
+        parameter.register_post_accumulate_grad_hook(lambda p: follower.name("gradients", [p.grad]))
+    masters = rehearsal.optimizer.masters
+    rehearsal.optimizer._adamw.register_step_pre_hook(
+        lambda *_: follower.name("gradients", [m.grad for m in masters if m.grad is not None])
+    )
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
 
 
 class _Imagined(TorchFunctionMode):
@@ -237,71 +207,3 @@ class _Imagined(TorchFunctionMode):
 
     def _real(self, value: Any) -> Any:
         return _META if isinstance(value, torch.device) and value.type == self.named.type else value
-
-
-class _RehearsedWorld(World):
-    """A process among others that are not there: the buffers are made, nothing is exchanged."""
-
-    follower: StorageFollower
-
-    def average_gradients(self, parameters: Any) -> None:
-        self.follower.phase = "update"
-        super().average_gradients(parameters)
-
-    def sum(self, tensor: Tensor) -> None:
-        self.follower.name("gradients", [tensor])
-
-
-class _Rehearsal:
-    """The objective of a rehearsal: a flow's loss, that says which phase begins."""
-
-    def __init__(self, shape: StepShape, model: MMDiT, follower: StorageFollower):
-        self.shape = shape
-        self.model = model
-        self.follower = follower
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(lambda p: follower.name("gradients", [p.grad]))
-
-    def loss(self, batch: FlowBatch, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
-        self.follower.phase = "forward"
-        num, shape = len(batch.t), self.shape
-        img_ids, txt_ids = image_ids(num, shape.height, shape.width), torch.zeros(num, shape.text_tokens, 3)
-        guidance = torch.ones(num) if shape.config.guidance_embed else None
-        loss = flow_matching_loss(
-            lambda x, t: self.model(x, img_ids, batch.txt, txt_ids, t, batch.pooled, guidance),
-            batch.data,
-            batch.noise,
-            batch.t,
-        ).mean()
-        self.follower.name_rest("activations", "forward")
-        self.follower.phase = "backward"
-        return loss, {}
-
-
-def _begin(shape: StepShape, follower: StorageFollower) -> tuple[MMDiT, MasterOptimizer, WeightAverage]:
-    """Do what a job does before its first step, in its order."""
-    model = MMDiT(shape.config)
-    if shape.rank:
-        add_adapters(model, shape.rank, float(shape.rank), seed=0)
-    world = _RehearsedWorld(0, shape.world_size)
-    object.__setattr__(world, "follower", follower)
-    optimizer = MasterOptimizer(model, shape.optimizer, world)
-    optimizer._adamw.register_step_pre_hook(
-        lambda *_: follower.name("gradients", [m.grad for m in optimizer.masters if m.grad is not None])
-    )
-    average = WeightAverage(optimizer.masters, 0.99)
-    for parameter in model.parameters():  # what `model.to` does; it cannot with fake tensors
-        parameter.data = parameter.data.to(shape.dtype)
-    return model, optimizer, average
-
-
-def _batch(shape: StepShape) -> FlowBatch:
-    config, num = shape.config, shape.batch
-    data = torch.randn(num, shape.image_tokens, config.out_channels)
-    txt = torch.randn(num, shape.text_tokens, config.context_in_dim)
-    return FlowBatch(data, torch.randn_like(data), torch.rand(num), txt, torch.randn(num, config.vec_in_dim))
-
-
-def _tensors(state: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
