@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fluxmodel.mmdit.attention import QKNorm, SelfAttention, attend, split_heads
+from fluxmodel.mmdit.attention import QKNorm, SelfAttention, attend, normalize, turned
 from fluxmodel.mmdit.config import MMDiTConfig
-from fluxmodel.mmdit.modulation import Modulation, modulate
+from fluxmodel.mmdit.modulation import Modulated, Modulation, modulate
+from fluxmodel.mmdit.rope import rotate
 
 
 def _mlp(config: MMDiTConfig) -> nn.Sequential:
@@ -24,7 +26,7 @@ class DoubleStreamBlock(nn.Module):
 
     def __init__(self, config: MMDiTConfig):
         super().__init__()
-        self.num_heads = config.num_heads
+        self.heads = (3, config.num_heads, config.head_dim)
         self.img_mod = Modulation(config.hidden_size, is_double=True)
         self.img_attn = SelfAttention(config.hidden_size, config.num_heads, config.qkv_bias)
         self.img_mlp = _mlp(config)
@@ -32,27 +34,31 @@ class DoubleStreamBlock(nn.Module):
         self.txt_attn = SelfAttention(config.hidden_size, config.num_heads, config.qkv_bias)
         self.txt_mlp = _mlp(config)
 
-    def forward(self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both streams; img [b, n, d], txt [b, m, d], vec [b, d]; pe covers (txt, img)."""
-        img_shift1, img_scale1, img_gate1, img_shift2, img_scale2, img_gate2 = self.img_mod(vec)
-        txt_shift1, txt_scale1, txt_gate1, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(vec)
+    def forward(
+        self,
+        img: Float[Tensor, "b n d"],
+        txt: Float[Tensor, "b m d"],
+        img_mods: list[Modulated],
+        txt_mods: list[Modulated],
+        pe: Complex[Tensor, "#b m+n d/2"],
+    ) -> tuple[Tensor, Tensor]:
+        """Return both streams; `pe` covers (txt, img)."""
+        img_mod1, img_mod2 = img_mods
+        txt_mod1, txt_mod2 = txt_mods
+        num_txt = txt.shape[1]
 
-        img_q, img_k, img_v = split_heads(
-            self.img_attn.qkv(modulate(img, img_shift1, img_scale1)), self.num_heads
-        )
-        img_q, img_k = self.img_attn.norm(img_q, img_k)
-        txt_q, txt_k, txt_v = split_heads(
-            self.txt_attn.qkv(modulate(txt, txt_shift1, txt_scale1)), self.num_heads
-        )
-        txt_q, txt_k = self.txt_attn.norm(txt_q, txt_k)
-        q, k, v = (torch.cat(pair, dim=2) for pair in ((txt_q, img_q), (txt_k, img_k), (txt_v, img_v)))
-        txt_joined, img_joined = attend(q, k, v, pe).split((txt.shape[1], img.shape[1]), dim=1)
+        txt_qkv = self.txt_attn.qkv(modulate(txt, txt_mod1.shift, txt_mod1.gain)).unflatten(-1, self.heads)
+        img_qkv = self.img_attn.qkv(modulate(img, img_mod1.shift, img_mod1.gain)).unflatten(-1, self.heads)
+        txt_qk = normalize(txt_qkv[:, :, :2], self.txt_attn.norm.scales())
+        img_qk = normalize(img_qkv[:, :, :2], self.img_attn.norm.scales())
+        q, k = rotate(torch.cat((txt_qk, img_qk), dim=1), pe).to(img_qkv.dtype).unbind(2)
+        joined = attend(q, k, torch.cat((txt_qkv[:, :, 2], img_qkv[:, :, 2]), dim=1))
 
-        img = img + img_gate1 * self.img_attn.proj(img_joined)
-        img = img + img_gate2 * self.img_mlp(modulate(img, img_shift2, img_scale2))
-        txt = txt + txt_gate1 * self.txt_attn.proj(txt_joined)
-        txt = txt + txt_gate2 * self.txt_mlp(modulate(txt, txt_shift2, txt_scale2))
-        return img, txt
+        img = torch.addcmul(img, img_mod1.gate, self.img_attn.proj(joined[:, num_txt:]))
+        txt = torch.addcmul(txt, txt_mod1.gate, self.txt_attn.proj(joined[:, :num_txt]))
+        img_out = self.img_mlp(modulate(img, img_mod2.shift, img_mod2.gain))
+        txt_out = self.txt_mlp(modulate(txt, txt_mod2.shift, txt_mod2.gain))
+        return torch.addcmul(img, img_mod2.gate, img_out), torch.addcmul(txt, txt_mod2.gate, txt_out)
 
 
 class SingleStreamBlock(nn.Module):
@@ -60,40 +66,46 @@ class SingleStreamBlock(nn.Module):
 
     def __init__(self, config: MMDiTConfig):
         super().__init__()
-        self.num_heads = config.num_heads
+        self.heads = (3, config.num_heads, config.head_dim)
         self.widths = (3 * config.hidden_size, config.mlp_hidden_dim)
         self.linear1 = nn.Linear(config.hidden_size, sum(self.widths))
         self.linear2 = nn.Linear(config.hidden_size + config.mlp_hidden_dim, config.hidden_size)
         self.norm = QKNorm(config.head_dim)
         self.modulation = Modulation(config.hidden_size, is_double=False)
 
-    def forward(self, x: Tensor, vec: Tensor, pe: Tensor, num_unread: int = 0) -> Tensor:
-        """Return the stream from token `num_unread` on; x [b, m + n, d], vec [b, d].
+    def forward(
+        self,
+        x: Float[Tensor, "b m+n d"],
+        mod: Modulated,
+        pe: Complex[Tensor, "#b m+n d/2"],
+        num_unread: int = 0,
+    ) -> Float[Tensor, "b m+n-num_unread d"]:
+        """Return the stream from token `num_unread` on.
 
         Tokens before `num_unread` give keys and values only: after the last block nobody reads the text.
         """
-        shift, scale, gate = self.modulation(vec)
-        tokens = modulate(x, shift, scale)
+        tokens = modulate(x, mod.shift, mod.gain)
         qkv, mlp = self.linear1(tokens[:, num_unread:]).split(self.widths, dim=-1)
-        q, k, v = split_heads(qkv, self.num_heads)
-        q, k = self.norm(q, k)
+        qkv = qkv.unflatten(-1, self.heads)
+        scales = self.norm.scales()
+        q, k = turned(qkv[:, :, :2], scales, pe[:, num_unread:])
+        v = qkv[:, :, 2]
         if num_unread:
-            text_k, text_v = self._keys_and_values(tokens[:, :num_unread])
-            k, v = torch.cat((text_k, k), dim=2), torch.cat((text_v, v), dim=2)
-        joined = attend(q, k, v, pe)
-        mixed = torch.cat((joined, functional.gelu(mlp, approximate="tanh")), dim=-1)
-        return x[:, num_unread:] + gate * self.linear2(mixed)
+            kv = self._keys_and_values(tokens[:, :num_unread])
+            (text_k,) = turned(kv[:, :, :1], scales[1:], pe[:, :num_unread])
+            k, v = torch.cat((text_k, k), dim=1), torch.cat((kv[:, :, 1], v), dim=1)
+        mixed = torch.cat((attend(q, k, v), functional.gelu(mlp, approximate="tanh")), dim=-1)
+        return torch.addcmul(x[:, num_unread:], mod.gate, self.linear2(mixed))
 
-    def _keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised keys, and values, [b, h, m, d]: those rows of `linear1` alone."""
+    def _keys_and_values(self, tokens: Tensor) -> Float[Tensor, "b m 2 h d"]:
+        """Return keys and values: those rows of `linear1` alone."""
         width = self.widths[0] // 3
         rows = slice(width, 3 * width)
         if type(self.linear1) is nn.Linear:
             kv = functional.linear(tokens, self.linear1.weight[rows], self.linear1.bias[rows])
         else:  # an adapter wraps the layer: its weight alone would pass the adapter by
             kv = self.linear1(tokens)[..., rows]
-        k, v = kv.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.norm.key_norm(k), v
+        return kv.unflatten(-1, (2, *self.heads[1:]))
 
 
 class LastLayer(nn.Module):
@@ -106,6 +118,10 @@ class LastLayer(nn.Module):
             nn.SiLU(), nn.Linear(config.hidden_size, 2 * config.hidden_size)
         )
 
-    def forward(self, x: Tensor, vec: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(vec)[:, None].chunk(2, dim=-1)
-        return self.linear(modulate(x, shift, scale))
+    def modulation(self, active: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor]:
+        """Return shift and 1 + scale, each [b, 1, d], from silu(vec)."""
+        shift, scale = self.adaLN_modulation[1](active)[:, None].chunk(2, dim=-1)
+        return shift, 1 + scale
+
+    def forward(self, x: Tensor, shift: Tensor, gain: Tensor) -> Tensor:
+        return self.linear(modulate(x, shift, gain))

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+class Modulated(NamedTuple):
+    """What a sublayer does to its input and to its output, each [b, 1, d]; `gain` is 1 + scale."""
+
+    shift: Tensor
+    gain: Tensor
+    gate: Tensor
 
 
 class Modulation(nn.Module):
@@ -12,14 +23,17 @@ class Modulation(nn.Module):
 
     def __init__(self, dim: int, is_double: bool):
         super().__init__()
-        self.num_chunks = 6 if is_double else 3
-        self.lin = nn.Linear(dim, self.num_chunks * dim)
+        self.num_triples = 2 if is_double else 1
+        self.lin = nn.Linear(dim, 3 * self.num_triples * dim)
 
-    def forward(self, vec: Float[Tensor, "b d"]) -> tuple[Tensor, ...]:
-        """Return 3 or 6 tensors [b, 1, d]."""
-        return self.lin(functional.silu(vec))[:, None].chunk(self.num_chunks, dim=-1)
+    def forward(self, active: Float[Tensor, "b d"]) -> list[Modulated]:
+        """Return a triple for each sublayer; `active` is silu(vec), the same for all blocks."""
+        chunks = self.lin(active)[:, None].chunk(3 * self.num_triples, dim=-1)
+        return [Modulated(chunks[i], 1 + chunks[i + 1], chunks[i + 2]) for i in range(0, len(chunks), 3)]
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Return (1 + scale) * layer_norm(x) + shift; the norm has no parameters, eps 1e-6."""
-    return (1 + scale) * functional.layer_norm(x, (x.shape[-1],), eps=1e-6) + shift
+def modulate(x: Float[Tensor, "b n d"], shift: Tensor, gain: Tensor) -> Float[Tensor, "b n d"]:
+    """Return gain * layer_norm(x) + shift; the norm has no parameters of its own, eps 1e-6."""
+    if len(x) == 1:  # one kernel instead of two
+        return functional.layer_norm(x, (x.shape[-1],), gain[0, 0], shift[0, 0], eps=1e-6)
+    return torch.addcmul(shift, functional.layer_norm(x, (x.shape[-1],), eps=1e-6), gain)

@@ -14,17 +14,18 @@ from torch import Tensor
 
 def rotary_table(
     ids: Float[Tensor, "b n axes"], axes_dim: Sequence[int], theta: float
-) -> Complex[Tensor, "b 1 n d/2"]:
+) -> Complex[Tensor, "b n d/2"]:
     """Return exp(i angle), complex64, of every pair at every position."""
     angles = []
     for axis, width in enumerate(axes_dim):
         exponent = torch.arange(0, width, 2, dtype=torch.float64, device=ids.device) / width
         angles.append(ids[..., axis, None].double() * theta**-exponent)
-    angle = torch.cat(angles, dim=-1)[:, None]
+    angle = torch.cat(angles, dim=-1)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
-def rotate(x: Float[Tensor, "b h n d"], pe: Complex[Tensor, "b 1 n d/2"]) -> Float[Tensor, "b h n d"]:
-    """Turn the pairs (x0, x1), (x2, x3), ... in fp32, as complex numbers; fp32 is returned."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
-    return torch.view_as_real(pairs * pe).flatten(-2)
+def rotate(x: Float[Tensor, "b n ... d"], pe: Complex[Tensor, "#b n d/2"]) -> Float[Tensor, "b n ... d"]:
+    """Turn the pairs (x0, x1), (x2, x3), ... of fp32 vectors, as complex numbers."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    table = pe.reshape(*pe.shape[:2], *[1] * (x.ndim - 3), -1)
+    return torch.view_as_real(pairs * table).flatten(-2)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fluxmodel.mmdit.blocks import DoubleStreamBlock, LastLayer, SingleStreamBlock
+from fluxmodel.mmdit.conditioning import Conditioning
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.embedders import MLPEmbedder, timestep_embedding
 from fluxmodel.mmdit.rope import rotary_table
@@ -47,9 +49,9 @@ class MMDiT(nn.Module):
     def forward(
         self,
         img: Float[Tensor, "b n in_channels"],
-        img_ids: Float[Tensor, "b n axes"],
+        img_ids: Float[Tensor, "#b n axes"],
         txt: Float[Tensor, "b m context_in_dim"],
-        txt_ids: Float[Tensor, "b m axes"],
+        txt_ids: Float[Tensor, "#b m axes"],
         timesteps: Float[Tensor, " b"],
         y: Float[Tensor, "b vec_in_dim"],
         guidance: Float[Tensor, " b"] | None = None,
@@ -58,7 +60,7 @@ class MMDiT(nn.Module):
 
         Args:
             img: packed latents, n tokens.
-            img_ids: (0, row, column) of every image token.
+            img_ids: (0, row, column) of every image token; one row of them serves a batch of equal sizes.
             txt: text token embeddings.
             txt_ids: positions of text tokens; FLUX.1 has zeros.
             timesteps: 1 is noise, 0 is data.
@@ -68,6 +70,30 @@ class MMDiT(nn.Module):
         Raises:
             ValueError: guidance is missing where the network wants it.
         """
+        return self.velocity(img, self.condition(img_ids, txt, txt_ids, timesteps, y, guidance))
+
+    def velocity(self, img: Float[Tensor, "b n in_channels"], given: Conditioning) -> Tensor:
+        """Predict the velocity of packed latents under what `condition` prepared, [b, n, out_channels]."""
+        img, txt = self.img_in(img.to(given.txt.dtype)), given.txt
+        for block, img_mods, txt_mods in zip(self.double_blocks, given.img_mods, given.txt_mods, strict=True):
+            img, txt = block(img, txt, img_mods, txt_mods, given.pe)
+        if self.single_blocks:
+            num_txt, last = txt.shape[1], len(self.single_blocks) - 1
+            img = torch.cat((txt, img), dim=1)
+            for number, (block, mod) in enumerate(zip(self.single_blocks, given.single_mods, strict=True)):
+                img = block(img, mod, given.pe, num_unread=num_txt if number == last else 0)
+        return self.final_layer(img, *given.last)
+
+    def condition(
+        self,
+        img_ids: Float[Tensor, "#b n axes"],
+        txt: Float[Tensor, "b m context_in_dim"],
+        txt_ids: Float[Tensor, "#b m axes"],
+        timesteps: Float[Tensor, " b"],
+        y: Float[Tensor, "b vec_in_dim"],
+        guidance: Float[Tensor, " b"] | None = None,
+    ) -> Conditioning:
+        """Prepare all that does not depend on the image; arguments and errors as in `forward`."""
         dtype = self.img_in.weight.dtype
         vec = self.time_in(timestep_embedding(timesteps).to(dtype))
         if self.config.guidance_embed:
@@ -77,13 +103,31 @@ class MMDiT(nn.Module):
                 )
             vec = vec + self.guidance_in(timestep_embedding(guidance).to(dtype))
         vec = vec + self.vector_in(y.to(dtype))
+        active = functional.silu(vec)
+        batch = max(len(img_ids), len(txt_ids))
+        ids = torch.cat((txt_ids.expand(batch, -1, -1), img_ids.expand(batch, -1, -1)), dim=1)
+        return Conditioning(
+            self.txt_in(txt.to(dtype)),
+            rotary_table(ids, self.config.axes_dim, self.config.theta),
+            [block.img_mod(active) for block in self.double_blocks],
+            [block.txt_mod(active) for block in self.double_blocks],
+            [block.modulation(active)[0] for block in self.single_blocks],
+            self.final_layer.modulation(active),
+        )
 
-        img, txt = self.img_in(img.to(dtype)), self.txt_in(txt.to(dtype))
-        pe = rotary_table(torch.cat((txt_ids, img_ids), dim=1), self.config.axes_dim, self.config.theta)
-        for block in self.double_blocks:
-            img, txt = block(img, txt, vec, pe)
-        num_text = txt.shape[1]
-        x = torch.cat((txt, img), dim=1)
-        for number, block in enumerate(self.single_blocks, start=1):
-            x = block(x, vec, pe, num_unread=num_text if number == len(self.single_blocks) else 0)
-        return self.final_layer(x if self.single_blocks else img, vec)
+    def condition_steps(
+        self,
+        img_ids: Float[Tensor, "#b n axes"],
+        txt: Float[Tensor, "b m context_in_dim"],
+        txt_ids: Float[Tensor, "#b m axes"],
+        times: Float[Tensor, " steps"],
+        y: Float[Tensor, "b vec_in_dim"],
+        guidance: Float[Tensor, " b"] | None = None,
+    ) -> list[Conditioning]:
+        """Prepare every step of a sampler at once, in the order of `times`; the rest as in `condition`."""
+        num, batch = len(times), len(txt)
+        strength = None if guidance is None else guidance.repeat(num)
+        steps = self.condition(
+            img_ids, txt, txt_ids, times.repeat_interleave(batch), y.repeat(num, 1), strength
+        )
+        return [steps.step(slice(batch * each, batch * (each + 1))) for each in range(num)]

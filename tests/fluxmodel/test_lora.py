@@ -85,6 +85,8 @@ def test_peft_reads_what_we_write(adapted):
     class Plain(torch.nn.Module):
         """peft wants a configuration it can read as a dictionary, or none."""
 
+        condition, velocity = fluxmodel.MMDiT.condition, fluxmodel.MMDiT.velocity
+
         def __init__(self, inner):
             super().__init__()
             for name, child in inner.named_children():

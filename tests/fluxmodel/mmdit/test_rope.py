@@ -10,7 +10,7 @@ AXES_DIM, THETA = (4, 6, 6), 10_000.0
 
 def turned(x: torch.Tensor, *position: float) -> torch.Tensor:
     table = rotary_table(torch.tensor([[position]], dtype=torch.float32), AXES_DIM, THETA)
-    return rotate(x.reshape(1, 1, 1, -1), table).flatten()
+    return rotate(x.reshape(1, 1, -1), table).flatten()
 
 
 @pytest.fixture
@@ -45,6 +45,6 @@ def test_position_zero_turns_nothing(pair):
 
 
 def test_each_axis_turns_its_own_pairs_at_its_own_frequencies():
-    table = rotary_table(torch.tensor([[[0.0, 2.0, 0.0]]]), AXES_DIM, THETA)[0, 0, 0]
+    table = rotary_table(torch.tensor([[[0.0, 2.0, 0.0]]]), AXES_DIM, THETA)[0, 0]
     expected = [0, 0] + [2 * THETA ** (-2 * i / 6) for i in range(3)] + [0, 0, 0]
     torch.testing.assert_close(table.angle(), torch.tensor(expected, dtype=torch.float32))
