@@ -37,6 +37,23 @@ def forward_flops(config: MMDiTConfig, batch: int, image_tokens: int, text_token
     return _Count(config, batch, image_tokens, text_tokens, "nothing", {}).flops()
 
 
+def sampling_flops(
+    config: MMDiTConfig, image_tokens: int, text_tokens: int, num_steps: int, num_passes: int = 1
+) -> int:
+    """Return the operations of one image: the text is embedded once, all else is done at every step.
+
+    Args:
+        config: the network.
+        image_tokens: of the image.
+        text_tokens: of a caption.
+        num_steps: calls of the network.
+        num_passes: rows of each call: 2 where the empty caption guides, else 1.
+    """
+    text_in = 2 * text_tokens * config.context_in_dim * config.hidden_size
+    call = forward_flops(config, 1, image_tokens, text_tokens).total
+    return num_passes * (num_steps * call - (num_steps - 1) * text_in)
+
+
 def training_flops(
     config: MMDiTConfig,
     batch: int,

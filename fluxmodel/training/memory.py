@@ -47,6 +47,7 @@ class StepMemory:
         peak: the most that is alive at once, in the steady state.
         parts: those bytes by what they are for (`PARTS`).
         phase: when the peak is: forward, backward or update.
+        kept: activations the forward pass leaves for the backward pass.
         start: the most that is alive before the first step, while masters and average are copied.
         resident: what is alive between two steps.
     """
@@ -54,6 +55,7 @@ class StepMemory:
     peak: int
     parts: dict[str, int]
     phase: str
+    kept: int
     start: int
     resident: int
 
@@ -82,6 +84,7 @@ class StorageFollower(TorchDispatchMode):
         self.lives: list[_Life] = []
         self.live_bytes = 0
         self.moment = 0
+        self.kept = 0
         self.peaks: dict[str, tuple[int, int]] = {}
         self._known: dict[int, _Life] = {}
         self._references: dict[int, weakref.ref] = {}
@@ -135,6 +138,7 @@ class StorageFollower(TorchDispatchMode):
         for life in self._known.values():
             if self.phase == "forward" and life.phase == "forward" and not life.part:
                 life.part = "activations"
+                self.kept += life.num_bytes
         self.phase = phase
 
 
@@ -168,7 +172,7 @@ def step_memory(shape: StepShape, real: bool = False) -> StepMemory:
         phase, (peak, moment) = max(follower.peaks.items(), key=lambda found: found[1][0])
         alive = follower.alive(moment)
     alive["temporaries"] += alive.pop("", 0)
-    return StepMemory(peak, {part: alive[part] for part in PARTS}, phase, start, resident)
+    return StepMemory(peak, {part: alive[part] for part in PARTS}, phase, follower.kept, start, resident)
 
 
 def _name_gradients(rehearsal: Rehearsal, follower: StorageFollower) -> None:
