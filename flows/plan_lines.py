@@ -71,7 +71,7 @@ def _memory(plan: Plan) -> Iterator[str]:
     )
     for part, num in memory.parts.items():
         yield _row(f"  {part}", _bytes_said(num), "█" * round(_BAR * num / memory.peak))
-    if not memory.parts["activations"]:
+    if memory.phase == "update":
         yield _row("  before that", _bytes_said(memory.kept), "activations kept for the backward pass")
     if memory.start > memory.peak and plan.job.target == "cpu":
         yield _row("  before the steps", _bytes_said(memory.start), "while fp32 weights are copied")
@@ -130,4 +130,5 @@ def _scaled(number: float, units: tuple[tuple[float, str], ...]) -> str:
         return f"0 {units[-1][1]}"
     size, unit = next((each for each in units if number >= each[0]), units[-1])
     value = number / size
-    return f"{value:,.{max(0, 2 - len(str(int(value))) + 1)}f} {unit}"
+    decimals = max(0, 3 - len(str(int(value)))) if size > 1 else 0
+    return f"{value:,.{decimals}f} {unit}"

@@ -163,7 +163,7 @@ def nearest_that_fits(asked: PlannedJob, limit: float) -> PlannedJob | None:
     """
     for kind in _kinds(asked):
         halved = replace(kind, precision="bf16")
-        if halved.memory.resident > limit:  # no batch and no size makes that less
+        if _least(halved).need_bytes > limit:
             continue
         for size in _sizes(asked):
             for job in dict.fromkeys((replace(kind, image_size=size), replace(halved, image_size=size))):
@@ -176,8 +176,11 @@ def nearest_that_fits(asked: PlannedJob, limit: float) -> PlannedJob | None:
 
 def least_job(asked: PlannedJob) -> PlannedJob:
     """Return the job with all remedies taken as far as they go."""
-    last = _kinds(asked)[-1]
-    return replace(last, image_size=_sizes(asked)[-1], precision="bf16", batch=asked.world_size)
+    return _least(replace(_kinds(asked)[-1], precision="bf16"))
+
+
+def _least(job: PlannedJob) -> PlannedJob:
+    return replace(job, image_size=_sizes(job)[-1], batch=job.world_size)
 
 
 def _kinds(asked: PlannedJob) -> list[PlannedJob]:
