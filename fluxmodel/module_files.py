@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fluxmodel.errors import InputError, first_fault
+from fluxmodel.tensor_files import Pending, TensorFiles, misfits, write_tensors
 
 Config = TypeVar("Config", bound=BaseModel)
 Module = TypeVar("Module", bound=nn.Module)
@@ -34,8 +35,11 @@ def read_config(config: type[Config], path: str | Path) -> Config:
 
 def save_module(module: nn.Module, path: str | Path) -> None:
     """Write a module's state dict, fp32, under its own names; the same weights give the same bytes."""
-    tensors = {name: tensor.detach().float().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(tensors, str(path), metadata={"format": "pt"})
+    pending = [
+        Pending(name, torch.float32, tuple(tensor.shape), partial(tensor.detach))
+        for name, tensor in module.state_dict().items()
+    ]
+    write_tensors(Path(path), pending, {"format": "pt"})
 
 
 def load_module(module: Module, path: str | Path) -> Module:
@@ -44,19 +48,9 @@ def load_module(module: Module, path: str | Path) -> Module:
     Raises:
         InputError: the file is missing or damaged, or a key is missing, unknown or of another shape; all are named.
     """
-    try:
-        tensors = load_file(str(path))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"weights {path}: cannot be read ({error}); train or download them again") from error
-    wanted = module.state_dict()
-    faults = [f"missing {k}" for k in wanted.keys() - tensors.keys()]
-    faults += [f"unknown {k}" for k in tensors.keys() - wanted.keys()]
-    faults += [
-        f"{k} is {tuple(tensors[k].shape)}, not {tuple(wanted[k].shape)}"
-        for k in wanted.keys() & tensors.keys()
-        if tensors[k].shape != wanted[k].shape
-    ]
-    if faults:
-        raise InputError(f"weights {path} do not fit their config.json: {'; '.join(sorted(faults))}")
-    module.load_state_dict(tensors)
+    with TensorFiles(Path(path)) as files:
+        wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        if faults := misfits(wanted, files.shapes):
+            raise InputError(f"weights {path} do not fit their config.json: {'; '.join(faults)}")
+        module.load_state_dict({name: files.read(name) for name in wanted})
     return module.eval()
