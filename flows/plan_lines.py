@@ -54,7 +54,11 @@ def _operations(plan: Plan) -> Iterator[str]:
     doubled = ", twice for guidance" if job.num_passes > 1 else ""
     by_rule = job.six_n_d(plan.parameters)
     yield "operations"
-    yield _row("  an image", _operations_said(job.image_flops), f"{job.num_steps} steps{doubled}")
+    yield _row(
+        "  an image",
+        _operations_said(job.image_flops),
+        f"{job.num_steps} step{'s' if job.num_steps > 1 else ''}{doubled}",
+    )
     yield _row(
         "  a training step",
         _operations_said(flops.total),

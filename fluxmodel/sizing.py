@@ -80,8 +80,9 @@ class PlannedJob:
                 f"--size is {self.image_size}, not a multiple of the {step} pixels a token covers; give {near}."
             )
         if self.batch % self.world_size:
+            near = -(-self.batch // self.world_size) * self.world_size
             raise InputError(
-                f"--batch is {self.batch}, which {self.world_size} processes cannot share; give a multiple."
+                f"--batch is {self.batch}, which {self.world_size} processes cannot share; give {near}."
             )
 
     @property
@@ -163,7 +164,8 @@ def nearest_that_fits(asked: PlannedJob, limit: float) -> PlannedJob | None:
     """
     for kind in _kinds(asked):
         halved = replace(kind, precision="bf16")
-        if _least(halved).need_bytes > limit:
+        is_hopeless = halved == asked and asked.memory.resident > limit  # spares a rehearsal: seconds for FLUX.1
+        if is_hopeless or _least(halved).need_bytes > limit:
             continue
         for size in _sizes(asked):
             for job in dict.fromkeys((replace(kind, image_size=size), replace(halved, image_size=size))):

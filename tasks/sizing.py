@@ -54,7 +54,7 @@ class AskedPlan:
 
     def __post_init__(self) -> None:
         for name in ("rank", "size", "batch", "gpus", "gpu_memory", "steps", "train_steps", "hours_price"):
-            if (value := getattr(self, name)) < 0:
+            if not 0 <= (value := getattr(self, name)) < float("inf"):
                 raise InputError(f"--{name.replace('_', '-')} is {value}; give 0 or more.")
         if self.dtype not in ("auto", "fp32", "bf16"):
             raise InputError(f"--dtype is {self.dtype!r}; choose one of auto, fp32, bf16.")

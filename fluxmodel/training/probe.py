@@ -16,7 +16,7 @@ import torch
 from fluxmodel.mmdit.flops import forward_flops
 from fluxmodel.training.rehearsal import Rehearsal, StepShape
 
-PEAK_SECONDS, STEP_SECONDS = 0.5, 1.5
+PEAK_SECONDS, STEP_SECONDS, MOST_SECONDS = 0.5, 1.5, 5.0
 _LEAST_RATE = 0.15
 """Of the peak, to guess beforehand how long a step takes; small networks reach no more."""
 _MOST_WEIGHT_BYTES = 2**28
@@ -72,10 +72,10 @@ def _call_flops(shape: StepShape) -> int:
 
 
 def _timings(call: Callable[[], object], seconds: float) -> list[float]:
-    """Return the times of calls within about so many seconds, at least two; a first one is not counted."""
+    """Return the times of calls within about so many seconds, at least one; a first one is not counted."""
     call()
     found: list[float] = []
-    while len(found) < 2 or sum(found) < seconds:
+    while not found or sum(found) < seconds:
         began = time.perf_counter()
         call()
         found.append(time.perf_counter() - began)
@@ -84,8 +84,10 @@ def _timings(call: Callable[[], object], seconds: float) -> list[float]:
 
 def _shrunk(shape: StepShape, cost: Callable[[StepShape], int], peak: float) -> tuple[StepShape | None, str]:
     """Return a shape two of which take a second or so, and what was made smaller; none where it is still too much."""
-    limit = STEP_SECONDS / 2 * _LEAST_RATE * peak
-    for tried in (shape, *_smaller(shape)):
+    shapes = [shape, *_smaller(shape)]
+    for tried in shapes:
+        seconds = STEP_SECONDS / 2 if tried is not shapes[-1] else MOST_SECONDS
+        limit = seconds * _LEAST_RATE * peak
         if cost(tried) <= limit and _weight_bytes(tried) <= _MOST_WEIGHT_BYTES:
             config, num_tokens = tried.config, tried.image_tokens + tried.text_tokens
             blocks = f"{config.depth} + {config.depth_single_blocks} blocks"
