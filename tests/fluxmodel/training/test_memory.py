@@ -49,7 +49,7 @@ def allocator_peak(work) -> int:
     live = peak = 0
     for event in seen.profiler.kineto_results.events():  # type: ignore[union-attr]
         if event.name() == "[memory]":
-            live += event.nbytes()
+            live += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
             peak = max(peak, live)
     return peak
 
