@@ -7,10 +7,9 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fluxmodel.mmdit.attention import QKNorm, SelfAttention, attend, normalize, turned
+from fluxmodel.mmdit.attention import QKNorm, SelfAttention, attend, normalize_and_turn
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.modulation import Modulated, Modulation, modulate
-from fluxmodel.mmdit.rope import rotate
 
 
 def _mlp(config: MMDiTConfig) -> nn.Sequential:
@@ -45,17 +44,18 @@ class DoubleStreamBlock(nn.Module):
         """Return both streams; `pe` covers (txt, img)."""
         img_mod1, img_mod2 = img_mods
         txt_mod1, txt_mod2 = txt_mods
-        num_txt = txt.shape[1]
+        lengths = txt.shape[1], img.shape[1]
 
-        txt_qkv = self.txt_attn.qkv(modulate(txt, txt_mod1.shift, txt_mod1.gain)).unflatten(-1, self.heads)
-        img_qkv = self.img_attn.qkv(modulate(img, img_mod1.shift, img_mod1.gain)).unflatten(-1, self.heads)
-        txt_qk = normalize(txt_qkv[:, :, :2], self.txt_attn.norm.scales())
-        img_qk = normalize(img_qkv[:, :, :2], self.img_attn.norm.scales())
-        q, k = rotate(torch.cat((txt_qk, img_qk), dim=1), pe).to(img_qkv.dtype).unbind(2)
-        joined = attend(q, k, torch.cat((txt_qkv[:, :, 2], img_qkv[:, :, 2]), dim=1))
+        txt_qkv = self.txt_attn.qkv(modulate(txt, txt_mod1.shift, txt_mod1.gain))
+        img_qkv = self.img_attn.qkv(modulate(img, img_mod1.shift, img_mod1.gain))
+        qk, v = torch.cat((txt_qkv, img_qkv), dim=1).unflatten(-1, self.heads).split((2, 1), dim=2)
+        scales = [attn.norm.scales() for attn in (self.txt_attn, self.img_attn)]
+        scale = torch.cat([each.expand(num, -1, -1, -1) for each, num in zip(scales, lengths, strict=True)])
+        q, k = normalize_and_turn(qk, scale, pe).unbind(2)
+        txt_joined, img_joined = attend(q, k, v.squeeze(2)).split(lengths, dim=1)
 
-        img = torch.addcmul(img, img_mod1.gate, self.img_attn.proj(joined[:, num_txt:]))
-        txt = torch.addcmul(txt, txt_mod1.gate, self.txt_attn.proj(joined[:, :num_txt]))
+        img = torch.addcmul(img, img_mod1.gate, self.img_attn.proj(img_joined))
+        txt = torch.addcmul(txt, txt_mod1.gate, self.txt_attn.proj(txt_joined))
         img_out = self.img_mlp(modulate(img, img_mod2.shift, img_mod2.gain))
         txt_out = self.txt_mlp(modulate(txt, txt_mod2.shift, txt_mod2.gain))
         return torch.addcmul(img, img_mod2.gate, img_out), torch.addcmul(txt, txt_mod2.gate, txt_out)
@@ -85,17 +85,27 @@ class SingleStreamBlock(nn.Module):
         Tokens before `num_unread` give keys and values only: after the last block nobody reads the text.
         """
         tokens = modulate(x, mod.shift, mod.gain)
-        qkv, mlp = self.linear1(tokens[:, num_unread:]).split(self.widths, dim=-1)
-        qkv = qkv.unflatten(-1, self.heads)
-        scales = self.norm.scales()
-        q, k = turned(qkv[:, :, :2], scales, pe[:, num_unread:])
-        v = qkv[:, :, 2]
         if num_unread:
-            kv = self._keys_and_values(tokens[:, :num_unread])
-            (text_k,) = turned(kv[:, :, :1], scales[1:], pe[:, :num_unread])
-            k, v = torch.cat((text_k, k), dim=1), torch.cat((kv[:, :, 1], v), dim=1)
-        mixed = torch.cat((attend(q, k, v), functional.gelu(mlp, approximate="tanh")), dim=-1)
-        return torch.addcmul(x[:, num_unread:], mod.gate, self.linear2(mixed))
+            return self._last(x, tokens, mod.gate, pe, num_unread)
+        qkv, mlp = self.linear1(tokens).split(self.widths, dim=-1)
+        qk, v = qkv.unflatten(-1, self.heads).split((2, 1), dim=2)
+        q, k = normalize_and_turn(qk, self.norm.scales(), pe).unbind(2)
+        mixed = torch.cat((attend(q, k, v.squeeze(2)), functional.gelu(mlp, approximate="tanh")), dim=-1)
+        return torch.addcmul(x, mod.gate, self.linear2(mixed))
+
+    def _last(self, x: Tensor, tokens: Tensor, gate: Tensor, pe: Tensor, num_unread: int) -> Tensor:
+        """Return the stream from token `num_unread` on, whose keys and values alone come from the tokens before."""
+        lengths = num_unread, x.shape[1] - num_unread
+        unread, read = tokens.split(lengths, dim=1)
+        qkv, mlp = self.linear1(read).split(self.widths, dim=-1)
+        q, kv = qkv.unflatten(-1, self.heads).split((1, 2), dim=2)
+        k, v = torch.cat((self._keys_and_values(unread), kv), dim=1).split(1, dim=2)
+        scales = self.norm.scales()
+        q = normalize_and_turn(q, scales[:, :1], pe[:, num_unread:])
+        k = normalize_and_turn(k, scales[:, 1:], pe)
+        joined = attend(q.squeeze(2), k.squeeze(2), v.squeeze(2))
+        mixed = torch.cat((joined, functional.gelu(mlp, approximate="tanh")), dim=-1)
+        return torch.addcmul(x[:, num_unread:], gate, self.linear2(mixed))
 
     def _keys_and_values(self, tokens: Tensor) -> Float[Tensor, "b m 2 h d"]:
         """Return keys and values: those rows of `linear1` alone."""

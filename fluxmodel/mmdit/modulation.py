@@ -35,5 +35,5 @@ class Modulation(nn.Module):
 def modulate(x: Float[Tensor, "b n d"], shift: Tensor, gain: Tensor) -> Float[Tensor, "b n d"]:
     """Return gain * layer_norm(x) + shift; the norm has no parameters of its own, eps 1e-6."""
     if len(x) == 1:  # one kernel instead of two
-        return functional.layer_norm(x, (x.shape[-1],), gain[0, 0], shift[0, 0], eps=1e-6)
+        return functional.layer_norm(x, gain.shape[-1:], gain.view(-1), shift.view(-1), eps=1e-6)
     return torch.addcmul(shift, functional.layer_norm(x, (x.shape[-1],), eps=1e-6), gain)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -104,14 +107,16 @@ class MMDiT(nn.Module):
             vec = vec + self.guidance_in(timestep_embedding(guidance).to(dtype))
         vec = vec + self.vector_in(y.to(dtype))
         active = functional.silu(vec)
+        double_blocks = cast(Iterable[DoubleStreamBlock], self.double_blocks)
+        single_blocks = cast(Iterable[SingleStreamBlock], self.single_blocks)
         batch = max(len(img_ids), len(txt_ids))
         ids = torch.cat((txt_ids.expand(batch, -1, -1), img_ids.expand(batch, -1, -1)), dim=1)
         return Conditioning(
             self.txt_in(txt.to(dtype)),
             rotary_table(ids, self.config.axes_dim, self.config.theta),
-            [block.img_mod(active) for block in self.double_blocks],
-            [block.txt_mod(active) for block in self.double_blocks],
-            [block.modulation(active)[0] for block in self.single_blocks],
+            [block.img_mod(active) for block in double_blocks],
+            [block.txt_mod(active) for block in double_blocks],
+            [block.modulation(active)[0] for block in single_blocks],
             self.final_layer.modulation(active),
         )
 

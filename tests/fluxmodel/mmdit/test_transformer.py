@@ -1,5 +1,6 @@
 """The MM-DiT against diffusers' FluxTransformer2DModel with the same weights, and against FLUX.1's counts."""
 
+import copy
 import warnings
 
 import pytest
@@ -7,11 +8,15 @@ import torch
 from pydantic import ValidationError
 
 from fluxmodel.flow.packing import image_ids
+from fluxmodel.mmdit.attention import normalize_and_turn
 from fluxmodel.mmdit.config import MMDiTConfig
+from fluxmodel.mmdit.rope import rotate
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.randomness import keyed_generator
 
-HIDDEN, HEADS, NUM_TEXT, BATCH = 48, 2, 5, 2
+HIDDEN, HEADS, NUM_TEXT = 48, 2, 5
+SIZES = {"wide": (6, 8), "odd": (10, 14)}
+"""Height and width of the latents; odd: 5 x 7 tokens."""
 
 
 def tiny_config(guidance_embed: bool) -> MMDiTConfig:
@@ -37,17 +42,17 @@ def random_model(guidance_embed: bool) -> MMDiT:
     return model
 
 
-def inputs(guidance: bool) -> dict[str, torch.Tensor]:
-    generator = keyed_generator(2)
+def inputs(guidance: bool, batch: int = 2, size: tuple[int, int] = SIZES["wide"]) -> dict[str, torch.Tensor]:
+    generator, (height, width) = keyed_generator(2), size
     given = {
-        "img": torch.randn(BATCH, 12, 16, generator=generator),
-        "img_ids": image_ids(BATCH, 6, 8),
-        "txt": torch.randn(BATCH, NUM_TEXT, 20, generator=generator),
-        "txt_ids": torch.zeros(BATCH, NUM_TEXT, 3),
-        "timesteps": torch.tensor([0.83, 0.21]),
-        "y": torch.randn(BATCH, 12, generator=generator),
+        "img": torch.randn(batch, height * width // 4, 16, generator=generator),
+        "img_ids": image_ids(batch, height, width),
+        "txt": torch.randn(batch, NUM_TEXT, 20, generator=generator),
+        "txt_ids": torch.zeros(batch, NUM_TEXT, 3),
+        "timesteps": torch.rand(batch, generator=generator),
+        "y": torch.randn(batch, 12, generator=generator),
     }
-    return given | ({"guidance": torch.tensor([3.5, 1.5])} if guidance else {})
+    return given | ({"guidance": 1 + 4 * torch.rand(batch, generator=generator)} if guidance else {})
 
 
 # The original's names in diffusers' words
@@ -135,25 +140,30 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
+def output_of(twin, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    return twin(
+        hidden_states=given["img"],
+        encoder_hidden_states=given["txt"],
+        pooled_projections=given["y"],
+        timestep=given["timesteps"],
+        img_ids=given["img_ids"][0],
+        txt_ids=given["txt_ids"][0],
+        guidance=given.get("guidance"),
+        return_dict=False,
+    )[0]
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("guidance", [True, False], ids=["dev", "schnell"])
-def test_output_and_gradients_equal_those_of_diffusers(guidance):
+def test_output_and_gradients_equal_those_of_diffusers(guidance, batch, size):
     model = random_model(guidance)
     twin = diffusers_twin(model)
-    mine, its = inputs(guidance), inputs(guidance)
+    mine, its = inputs(guidance, batch, size), inputs(guidance, batch, size)
     for given in (mine, its):
         for name in ("img", "txt", "y"):
             given[name].requires_grad_()
-    ours = model(**mine)
-    theirs = twin(
-        hidden_states=its["img"],
-        encoder_hidden_states=its["txt"],
-        pooled_projections=its["y"],
-        timestep=its["timesteps"],
-        img_ids=its["img_ids"][0],
-        txt_ids=its["txt_ids"][0],
-        guidance=its.get("guidance"),
-        return_dict=False,
-    )[0]
+    ours, theirs = model(**mine), output_of(twin, its)
     assert relative_error(ours, theirs) < 1e-5
     for output in (ours, theirs):
         output.square().sum().backward()
@@ -162,6 +172,60 @@ def test_output_and_gradients_equal_those_of_diffusers(guidance):
         assert my_slope is not None
         assert its_slope is not None
         assert relative_error(my_slope, its_slope) < 1e-5, name
+    slopes = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.copy_(parameter.grad)
+    for name, slope in to_diffusers(model).items():
+        assert relative_error(slope, slopes[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("guidance", [True, False], ids=["dev", "schnell"])
+def test_in_bf16_no_further_from_the_truth_than_diffusers(guidance):
+    exact = random_model(guidance)
+    twin, model = diffusers_twin(exact).to(torch.bfloat16), copy.deepcopy(exact).to(torch.bfloat16)
+    ours, theirs = 0.0, 0.0
+    for size in SIZES.values():
+        for batch in (1, 4):
+            given = inputs(guidance, batch, size)
+            narrow = {n: v.bfloat16() if n in ("img", "txt", "y") else v for n, v in given.items()}
+            with torch.no_grad():
+                truth = exact(**{n: v.float() for n, v in narrow.items()})
+                ours += (model(**narrow).float() - truth).square().sum().item()
+                theirs += (output_of(twin, narrow).float() - truth).square().sum().item()
+    assert ours <= theirs
+
+
+@pytest.mark.parametrize("guidance", [True, False], ids=["dev", "schnell"])
+def test_all_steps_prepared_at_once_are_the_steps_one_by_one(guidance):
+    model, given = random_model(guidance), inputs(guidance, batch=3)
+    img, times = given.pop("img"), torch.tensor([1.0, 0.6, 0.25])
+    given.pop("timesteps")
+    with torch.no_grad():
+        for t, conditioning in zip(times, model.condition_steps(times=times, **given), strict=True):
+            alone = model(img=img, timesteps=t.expand(3), **given)
+            assert relative_error(model.velocity(img, conditioning), alone) < 1e-5
+
+
+def test_one_row_of_positions_serves_a_batch():
+    model, given = random_model(False), inputs(False, batch=3)
+    shared = given | {name: given[name][:1] for name in ("img_ids", "txt_ids")}
+    assert torch.equal(model(**given), model(**shared))
+
+
+def test_the_slope_of_the_normalised_turn_is_that_of_its_definition():
+    generator = keyed_generator(5)
+    x = torch.randn(2, 3, 2, 2, 6, generator=generator, dtype=torch.float64).float().requires_grad_()
+    scale = torch.randn(3, 2, 1, 6, generator=generator).requires_grad_()
+    pe = torch.polar(torch.ones(1, 3, 3), torch.randn(1, 3, 3, generator=generator))
+    weight = torch.randn(x.shape, generator=generator)
+    plain = rotate(torch.nn.functional.rms_norm(x, (6,), eps=1e-6) * scale, pe)
+    expected = torch.autograd.grad((plain * weight).sum(), (x, scale))
+    ours = normalize_and_turn(x, scale, pe)
+    torch.testing.assert_close(ours, plain)
+    for mine, its in zip(torch.autograd.grad((ours * weight).sum(), (x, scale)), expected, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
