@@ -164,7 +164,8 @@ def nearest_that_fits(asked: PlannedJob, limit: float) -> PlannedJob | None:
     """
     for kind in _kinds(asked):
         halved = replace(kind, precision="bf16")
-        is_hopeless = halved == asked and asked.memory.resident > limit  # spares a rehearsal: seconds for FLUX.1
+        # Known already where the kind is the one asked for; it spares a rehearsal, seconds for FLUX.1.
+        is_hopeless = halved == asked and asked.memory.resident > limit
         if is_hopeless or _least(halved).need_bytes > limit:
             continue
         for size in _sizes(asked):
