@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import CycloptsError, Parameter
 
 import flows.cli_operations
+import flows.cli_plan
 import flows.stage_verbs  # noqa: F401  the verbs of both are registered by importing them
 from evaluation.gate_settings import GateSettings
 from flows.command import Json as _Json

@@ -294,3 +294,24 @@ SMOKE = Preset(
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, SMOKE)}
+
+
+class NetworkShape(BaseModel):
+    """A network by name without a run of its own: what `fluxline plan` needs to know of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: dict[str, Any] = Field(description="Fields of the MM-DiT's configuration.")
+    image_size: int = Field(default=1024, gt=0, description="Side of its images, pixels.")
+    downscale: int = Field(default=8, gt=0, description="Side of an image over that of its latents.")
+    text_tokens: int = Field(gt=0, description="Tokens of a caption, padding included.")
+    num_steps: int = Field(
+        gt=0, description="Euler steps of an image; its guidance is an input, not a second call."
+    )
+
+
+NETWORKS: dict[str, NetworkShape] = {
+    "flux_dev": NetworkShape(network={"guidance_embed": True}, text_tokens=512, num_steps=28),
+    "flux_schnell": NetworkShape(network={"guidance_embed": False}, text_tokens=256, num_steps=4),
+}
+"""FLUX.1's two networks; the fields not named are the configuration's defaults."""

@@ -111,13 +111,10 @@ def train(
 
     for step in range(start, job.steps):
         began = time.perf_counter()
-        loss, scalars = objective.loss(objective.batch(step, part), dtype)
-        loss.backward()
-        world.average_gradients(optimizer.working)
-        norm = optimizer.step(step, job.steps)
+        loss, scalars, norm = take_step(
+            objective.loss, objective.batch(step, part), dtype, optimizer, average, (step, job.steps)
+        )
         done = step + 1
-        _require_finite(norm, loss, done)
-        average.update(optimizer.masters, step)
         logged = done % job.log_every == 0 or done == job.steps
         metrics = {"loss": loss.detach(), "grad_norm": norm, **scalars} if logged else {}
         figures = {name: float(value) for name, value in metrics.items()}
@@ -134,6 +131,39 @@ def train(
     torch._foreach_copy_([p.data for p in optimizer.working], average.average)
     model.eval()
     yield Trained(precision)
+
+
+def take_step(
+    loss_of: Callable[[Any, torch.dtype], tuple[Tensor, dict[str, Tensor]]],
+    batch: Any,
+    dtype: torch.dtype,
+    optimizer: MasterOptimizer,
+    average: WeightAverage,
+    place: tuple[int, int],
+) -> tuple[Tensor, dict[str, Tensor], float]:
+    """Do one step's work: loss, gradients, update, average. `training.memory` rehearses it.
+
+    Args:
+        loss_of: an objective's `loss`.
+        batch: what it takes.
+        dtype: of the working copy.
+        optimizer: holds the masters.
+        average: of the masters.
+        place: the step, counted from 0, and the number of all steps.
+
+    Returns:
+        The loss, named scalars and the gradient's norm.
+
+    Raises:
+        StageError: the gradient is not finite.
+    """
+    loss, scalars = loss_of(batch, dtype)
+    loss.backward()
+    optimizer.world.average_gradients(optimizer.working)
+    norm = optimizer.step(*place)
+    _require_finite(norm, loss, place[0] + 1)
+    average.update(optimizer.masters, place[0])
+    return loss, scalars, norm
 
 
 def _time_to_draw(

@@ -103,6 +103,8 @@ class MasterOptimizer:
         if self._muon:
             self._muon_step(factor * (self.settings.muon_learning_rate or 0.0))
         torch._foreach_copy_([p.data for p in self.working], self.masters)
+        for master in self.masters:
+            master.grad = None  # else a whole fp32 gradient lies idle through the next forward and backward
         return float(norm)
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ class World:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([g.float().flatten() for g in gradients])
-        distributed.all_reduce(flat)
+        self.sum(flat)
         parts = (flat / self.size).split([g.numel() for g in gradients])
         for parameter, gradient, part in zip(parameters, gradients, parts, strict=True):
             parameter.grad = part.view_as(gradient).to(gradient.dtype)
@@ -55,8 +55,12 @@ class World:
         mine = slice(self.rank * len(items) // self.size, (self.rank + 1) * len(items) // self.size)
         if mine.stop > mine.start:
             done[mine] = work(items[mine])
-        distributed.all_reduce(done)
+        self.sum(done)
         return done
+
+    def sum(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the processes."""
+        distributed.all_reduce(tensor)
 
     def agree(self, wish: bool) -> bool:
         """Return whether any process wishes it, the same answer in all."""
