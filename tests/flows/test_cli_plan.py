@@ -112,6 +112,7 @@ def test_a_named_gpu_is_priced_by_its_published_peak(capfd):
     assert speed["hours"] == pytest.approx(2 * 500 * speed["step_seconds"] / 3600)
 
 
+@pytest.mark.slow
 def test_this_machine_is_tried(capfd):
     code, found = planned(capfd, "smoke")
     assert code == 0
