@@ -75,7 +75,16 @@ def normalize_and_turn(
         scale: of the norms, fp32; a row for each token where the streams have norms of their own.
         pe: rotary table.
     """
+    if not torch.is_grad_enabled():  # a node of the graph costs 20 us even where there is no graph
+        return rotate(_unit(x)[0] * scale, pe).to(x.dtype)
     return _NormalizeAndTurn.apply(x, scale, pe)  # pyright: ignore[reportReturnType] (apply is untyped)
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x / rms(x) and 1 / rms(x) over the last axis, fp32."""
+    wide = x.float()
+    inverse = wide.square().mean(-1, keepdim=True).add_(1e-6).rsqrt_()
+    return wide * inverse, inverse
 
 
 class _NormalizeAndTurn(torch.autograd.Function):
@@ -87,9 +96,7 @@ class _NormalizeAndTurn(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, pe: Tensor) -> Tensor:
-        wide = x.float()
-        inverse = wide.square().mean(-1, keepdim=True).add_(1e-6).rsqrt_()
-        unit = wide * inverse
+        unit, inverse = _unit(x)
         ctx.save_for_backward(unit, inverse, scale, pe)
         return rotate(unit * scale, pe).to(x.dtype)
 
