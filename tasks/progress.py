@@ -41,7 +41,8 @@ class LineBoard:
     """Writes plain lines, one stage's progress at most every `LINE_SECONDS`."""
 
     def __init__(self, stream: Any = None):
-        self.stream = stream or sys.stderr
+        """Open a board on a stream; without one, on whatever stderr is when a line is written."""
+        self.stream = stream
         self._written: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -60,7 +61,7 @@ class LineBoard:
 
     def say(self, text: str) -> None:
         with self._lock:
-            print(text, file=self.stream, flush=True)
+            print(text, file=self.stream or sys.stderr, flush=True)
 
 
 class BarBoard:
