@@ -43,7 +43,7 @@ class World:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([g.float().flatten() for g in gradients])
         self.sum(flat)
-        parts = (flat / self.size).split([g.numel() for g in gradients])
+        parts = flat.div_(self.size).split([g.numel() for g in gradients])
         for parameter, gradient, part in zip(parameters, gradients, parts, strict=True):
             parameter.grad = part.view_as(gradient).to(gradient.dtype)
 

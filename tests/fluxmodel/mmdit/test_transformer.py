@@ -34,8 +34,8 @@ def tiny_config(guidance_embed: bool) -> MMDiTConfig:
     )
 
 
-def random_model(guidance_embed: bool) -> MMDiT:
-    model, generator = MMDiT(tiny_config(guidance_embed)), keyed_generator(1)
+def random_model(guidance_embed: bool, seed: int = 1) -> MMDiT:
+    model, generator = MMDiT(tiny_config(guidance_embed)), keyed_generator(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator) + name.endswith("scale"))
@@ -181,21 +181,46 @@ def test_output_and_gradients_equal_those_of_diffusers(guidance, batch, size):
         assert relative_error(slope, slopes[name]) < 1e-5, name
 
 
-@pytest.mark.parametrize("guidance", [True, False], ids=["dev", "schnell"])
-def test_in_bf16_no_further_from_the_truth_than_diffusers(guidance):
-    exact = random_model(guidance)
+def bf16_errors(exact: MMDiT, guidance: bool) -> tuple[float, float]:
+    """Squared distance of bf16 outputs from the fp32 ones: ours, diffusers'."""
     twin = torch.nn.Module.to(diffusers_twin(exact), torch.bfloat16)
     model = copy.deepcopy(exact).to(torch.bfloat16)
     ours, theirs = 0.0, 0.0
     for size in SIZES.values():
         for batch in (1, 4):
             given = inputs(guidance, batch, size)
+            # diffusers rounds 1000 t and 1000 guidance to bf16, which these survive; others put it 2000 times as far.
+            given["timesteps"] = torch.tensor([0.5, 0.25, 1.0, 0.125])[:batch]
+            if guidance:
+                given["guidance"] = torch.tensor([4.0, 2.0, 1.0, 4.0])[:batch]
             narrow = {n: v.bfloat16() if n in ("img", "txt", "y") else v for n, v in given.items()}
             with torch.no_grad():
                 truth = exact(**{n: v.float() for n, v in narrow.items()})
                 ours += (model(**narrow).float() - truth).square().sum().item()
                 theirs += (output_of(twin, narrow).float() - truth).square().sum().item()
-    assert ours <= theirs
+    return ours, theirs
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 4.0], ids=["soft attention", "sharp attention"])
+@pytest.mark.parametrize("guidance", [True, False], ids=["dev", "schnell"])
+def test_in_bf16_no_further_from_the_truth_than_diffusers(guidance, sharpness):
+    ratios = []
+    for seed in range(5):  # one network alone may come out 20 % either way
+        exact = random_model(guidance, seed)
+        with torch.no_grad():
+            for name, parameter in exact.named_parameters():
+                parameter.mul_(sharpness if name.endswith("scale") else 1.0)
+        ours, theirs = bf16_errors(exact, guidance)
+        ratios.append(ours / theirs)
+    assert sum(ratios) / len(ratios) <= 1.0
+
+
+def test_second_derivatives_are_refused_and_not_wrong():
+    x = torch.randn(1, 2, 2, 1, 4, requires_grad=True)
+    turned = normalize_and_turn(x, torch.ones(1, 2, 1, 4), torch.ones(1, 2, 2, dtype=torch.complex64))
+    (slope,) = torch.autograd.grad((turned**3).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
 
 
 @pytest.mark.parametrize("guidance", [True, False], ids=["dev", "schnell"])
