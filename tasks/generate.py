@@ -1,13 +1,20 @@
 """Drawing images with a registered model."""
 
 import hashlib
+import json
+import math
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fluxmodel.errors import InputError
 from tasks.drawing import Drawing
 from tasks.home import Home
+
+if TYPE_CHECKING:
+    from fluxmodel.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: in
     for name in ("steps", "guidance", "seed", "height", "width"):
         if getattr(how, name) < 0:
             raise InputError(f"--{name} is {getattr(how, name)}; give 0 or more.")
+    if not math.isfinite(how.lora_scale):
+        raise InputError(f"--lora-scale is {how.lora_scale}; give a finite number, such as 0.8.")
     directory = find_model(home, how.model)
     from fluxmodel.drawing import DrawingModel
 
@@ -59,7 +68,7 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: in
     drawn = []
     for picture in pictures[: len(prompts)]:
         prompt, seed = picture.recipe.prompt, picture.recipe.seed
-        path = _place(out, prompt, seed)
+        path = _place(out, picture.recipe)
         path.write_bytes(picture.png)
         drawn.append(DrawnImage(str(path), prompt, seed))
     return drawn
@@ -145,20 +154,20 @@ def find_lora(model: Path, lora: str) -> Path:
     raise InputError(f"--lora {lora}: {said}; name one of its LoRAs, or the path of another.")
 
 
-def _place(out: Path, prompt: str, seed: int) -> Path:
-    """Return the file of a prompt and seed: its own from before, or a new one; never what holds anything else."""
-    plain = out / f"{_slug(prompt)}-{seed}.png"
-    if not plain.exists() or _prompt_of(plain) == prompt:
+def _place(out: Path, recipe: "Recipe") -> Path:
+    """Return the file of a recipe: its own from before, or a new one; never what holds anything else."""
+    plain = out / f"{_slug(recipe.prompt)}-{recipe.seed}.png"
+    if not os.path.lexists(plain) or _recipe_of(plain) == recipe:
         return plain
-    digest = hashlib.sha256(prompt.encode()).hexdigest()[:12]
-    return out / f"{_slug(prompt)}-{digest}-{seed}.png"
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()[:12]
+    return out / f"{_slug(recipe.prompt)}-{digest}-{recipe.seed}.png"
 
 
-def _prompt_of(path: Path) -> str | None:
+def _recipe_of(path: Path) -> "Recipe | None":
     from fluxmodel.recipe import read_recipe
 
     try:
-        return read_recipe(path).prompt
+        return read_recipe(path)
     except InputError:  # someone else's file
         return None
 
