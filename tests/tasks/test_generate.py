@@ -50,11 +50,14 @@ def draw_here(tmp_path, monkeypatch):
     [(LONG + "green ring", LONG + "yellow star"), ("a cat", "A cat!"), ("\u732b", "\u72ac")],
 )
 def test_no_file_of_another_prompt_is_overwritten(draw_here, tmp_path, one, other, at_once):
-    names = draw_here(one, other) if at_once else [*draw_here(one), *draw_here(other)]
+    def drawn() -> list[str]:
+        return draw_here(one, other) if at_once else [*draw_here(one), *draw_here(other)]
+
+    names = drawn()
     assert len(set(names)) == 2
     kept = {read_recipe(tmp_path / "out" / name).prompt for name in names}
     assert kept == {one, other}
-    assert draw_here(one) + draw_here(other) == names  # the same prompt again takes its own file's place
+    assert drawn() == names  # the same recipe again takes its own file's place
 
 
 def test_a_short_prompt_names_its_file(draw_here):
