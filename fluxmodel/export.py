@@ -142,7 +142,7 @@ def _plan(source: Path, variant: str) -> _Plan:
 
 
 def _is_theirs(folder: Path) -> bool:
-    """Return whether diffusers loads a network as it lies there: by its config.json, its file's name and its layers'."""
+    """Return whether diffusers loads a network as it lies there: by config.json, file name and layers."""
     config, weights = folder / CONFIG_NAME, find_weights(folder)
     if not config.is_file() or "_class_name" not in read_json(config):
         return False

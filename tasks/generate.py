@@ -26,7 +26,14 @@ class DrawnImage:
     seed: int
 
 
-def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: int = 1) -> list[DrawnImage]:
+def draw(
+    home: Home,
+    prompts: list[str],
+    how: Drawing,
+    out: Path,
+    batch_size: int = 1,
+    like: "tuple[Path, Recipe] | None" = None,
+) -> list[DrawnImage]:
     """Write one PNG a prompt below `out`; each carries its recipe.
 
     Args:
@@ -35,6 +42,7 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: in
         how: to draw it.
         out: folder for the PNG files.
         batch_size: least number of images drawn together; those beyond the prompts are thrown away.
+        like: an image and its recipe, whose LoRA it has to be; default whichever has the name.
 
     Raises:
         InputError: no such model, variant or LoRA, or a value out of its range.
@@ -45,6 +53,9 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: in
     if not math.isfinite(how.lora_scale):
         raise InputError(f"--lora-scale is {how.lora_scale}; give a finite number, such as 0.8.")
     directory = find_model(home, how.model)
+    lora = find_lora(directory, how.lora) if how.lora else None
+    if lora is not None and like is not None:
+        _require_same_lora(lora, *like)
     from fluxmodel.drawing import DrawingModel
 
     beyond = [prompts[-1]] * (batch_size - len(prompts))
@@ -54,7 +65,7 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: in
         num_steps=how.steps or None,
         guidance=how.guidance or None,
         variant=how.variant,
-        lora=find_lora(directory, how.lora) if how.lora else None,
+        lora=lora,
         lora_scale=how.lora_scale,
         solver=how.solver,
         true_guidance=how.true_guidance,
@@ -85,7 +96,7 @@ def draw_again(home: Home, image: Path, prompts: list[str], how: Drawing, out: P
         out: folder for the PNG files.
 
     Raises:
-        InputError: the file carries no recipe, or its model is not registered here.
+        InputError: the file carries no recipe, or its model is not registered here, or its LoRA is another.
     """
     from fluxmodel.recipe import read_recipe
 
@@ -95,7 +106,20 @@ def draw_again(home: Home, image: Path, prompts: list[str], how: Drawing, out: P
     by["model"] = how.model or _model_of(home, image, recipe.model)
     by["steps"] = recipe.num_steps
     asked = Drawing(**{**by, **told})
-    return draw(home, prompts or [recipe.prompt], asked, out, recipe.batch_size)
+    like = None if "lora" in told else (image, recipe)
+    return draw(home, prompts or [recipe.prompt], asked, out, recipe.batch_size, like)
+
+
+def _require_same_lora(lora: Path, image: Path, recipe: "Recipe") -> None:
+    """Refuse a file that has the name of an image's LoRA and is another; an older image does not know its LoRA's."""
+    from fluxmodel.lora_files import find_lora as find_file
+    from fluxmodel.lora_passport import file_digest
+
+    if recipe.lora_digest and file_digest(find_file(lora)) != recipe.lora_digest:
+        raise InputError(
+            f"{image} was drawn with another LoRA {recipe.lora} than {lora} (sha256 {recipe.lora_digest}); "
+            "name its file, or this one if you mean it, with --lora."
+        )
 
 
 def _model_of(home: Home, image: Path, digest: str) -> str:

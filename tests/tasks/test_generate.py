@@ -11,11 +11,14 @@ from flows.cli import run_command
 from fluxmodel import drawing
 from fluxmodel.drawing import Picture
 from fluxmodel.errors import InputError
+from fluxmodel.lora_files import write_lora
 from fluxmodel.recipe import Recipe, encode_png, read_recipe
+from fluxmodel.weights import read_mmdit_config
 from tasks import registry
 from tasks.drawing import Drawing
 from tasks.generate import draw, draw_again
 from tasks.registry import StoredVersion
+from tests.fluxmodel.tiny_loras import random_lora
 from tests.kit import write_model
 
 LONG = "a red circle on the top left and a blue square on the top right and a "
@@ -192,10 +195,25 @@ def test_a_number_out_of_its_range_is_refused(model, fluxline_home, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"seed": 2**64}, "seed is 18446744073709551616"), ({"lora_scale": float("nan")}, "nan")]
+    ("change", "said"),
+    [({"seed": 2**64}, "seed is 18446744073709551616"), ({"lora_scale": float("nan")}, "nan")],
 )
 def test_a_recipe_with_a_number_out_of_its_range_is_refused(model, tmp_path, change, said):
     recipe = replace(Recipe("a cat", 0, 1, 1.0, 8, 8, "", "", 1.0, "", 1), **change)
     (tmp_path / "image.png").write_bytes(encode_png(Image.new("RGB", (8, 8)), recipe))
     with pytest.raises(InputError, match=said):
         draw_again(None, tmp_path / "image.png", [], Drawing(model=str(model)), tmp_path)  # type: ignore[arg-type]
+
+
+def test_another_lora_of_the_same_name_is_not_drawn_with(model, fluxline_home, tmp_path, capfd):
+    config, path = read_mmdit_config(model), tmp_path / "style.safetensors"
+    write_lora(random_lora(config, rank=2, alpha=4.0), path, config)
+    (drawn,) = generate(capfd, "a cat", "--model", model, "--lora", path, "--out", tmp_path / "1")
+    again = ["--from", drawn, "--model", model, "--lora", path]
+    assert generate(capfd, *again, "--out", tmp_path / "2")[0].read_bytes() == drawn.read_bytes()
+    (model / "loras" / "style.safetensors").mkdir(parents=True)  # what the name alone finds
+    write_lora(random_lora(config, rank=2, alpha=8.0), model / "loras" / "style.safetensors", config)
+    assert run_command(["generate", *map(str, again[:4]), "--out", str(tmp_path / "3")]) == 2
+    said = capfd.readouterr().err
+    assert "was drawn with another LoRA style.safetensors" in said
+    assert not (tmp_path / "3").exists()
