@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+
+import torch
 
 from fluxmodel.drawing_request import DrawingAnswer, DrawingRequest, RequestError, ServedImage
 from fluxmodel.errors import InputError
 from fluxmodel.flow.guidance import choose_guidance
 from fluxmodel.flow.solver_names import Solver
+from fluxmodel.lora_files import find_lora
+from fluxmodel.lora_passport import file_digest
 from fluxmodel.recipe import Recipe, encode_png
 from fluxmodel.text_to_image import TextToImage, Variant
 
-MERGED_LORAS = 4
-"""LoRAs kept merged into a copy of their network each; the one unused longest goes."""
+MERGED_LORAS, MERGED_BYTES = 4, 2 * 10**9
+"""LoRAs kept merged into a copy of their network each, and what these copies weigh; the one unused longest goes."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,14 @@ class Picture:
 
     png: bytes
     recipe: Recipe
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A model with a LoRA merged, and the sha256 of the LoRA's file."""
+
+    pipe: TextToImage
+    digest: str
 
 
 class DrawingModel:
@@ -54,7 +67,7 @@ class DrawingModel:
         self._pipes = {self.index.name: pipe}
         self.loras = {p.parent.name: _trigger(p) for p in sorted(self.directory.glob("loras/*/lora.json"))}
         self.digest = _digest(self.directory)
-        self._with_lora = lru_cache(maxsize=MERGED_LORAS)(self._merge)
+        self._merged: dict[tuple[str, Path, float], _Merged] = {}
 
     def read_all(self) -> DrawingModel:
         """Read the other variants too, so that whatever is wrong with one shows now; return this model.
@@ -151,10 +164,12 @@ class DrawingModel:
         """Draw one image a prompt, together; image i starts from the noise of seed + i. None is the model's default.
 
         Raises:
-            InputError: a value is out of its range, or there is no such variant or LoRA.
+            InputError: a value is out of its range, there is no such variant or LoRA, or the memory does not hold it.
         """
         name = variant or self.index.name
-        pipe = self._with_lora(name, lora, lora_scale) if lora is not None else self._pipe(name)
+        with _enough_memory():
+            merged = self._with_lora(name, lora, lora_scale) if lora is not None else None
+        pipe = merged.pipe if merged is not None else self._pipe(name)
         height, width = (side or pipe.index.image_size for side in size)
         how = {
             "num_steps": num_steps or pipe.index.num_steps,
@@ -167,24 +182,54 @@ class DrawingModel:
         }
         by = {
             "variant": name,
-            "lora": lora.name if lora is not None else "",
+            "lora": Path(os.path.abspath(lora)).name if lora is not None else "",
+            "lora_digest": merged.digest if merged is not None else "",
             "lora_scale": lora_scale if lora is not None else 1.0,
             "model": self.digest,
             "batch_size": len(prompts),
         }
-        images = pipe(prompts, seed=seed, **how)
+        with _enough_memory():
+            images = pipe(prompts, seed=seed, **how)
         recipes = [Recipe(prompt=prompt, seed=seed + i, **how, **by) for i, prompt in enumerate(prompts)]
         return [
             Picture(encode_png(image, recipe), recipe) for image, recipe in zip(images, recipes, strict=True)
         ]
 
-    def _merge(self, variant: str, lora: Path, scale: float) -> TextToImage:
-        return self._pipe(variant).with_lora(lora, scale)
+    def _with_lora(self, variant: str, lora: Path, scale: float) -> _Merged:
+        """Return a variant with a LoRA merged into a copy of its network; what is too much goes before that is made."""
+        key = (variant, lora, scale)
+        if (found := self._merged.pop(key, None)) is None:
+            pipe = self._pipe(variant)
+            room = MERGED_BYTES - _num_bytes(pipe)
+            while self._merged and (
+                len(self._merged) >= MERGED_LORAS
+                or sum(_num_bytes(each.pipe) for each in self._merged.values()) > room
+            ):
+                del self._merged[next(iter(self._merged))]
+            found = _Merged(pipe.with_lora(lora, scale), file_digest(find_lora(lora)))
+        self._merged[key] = found
+        return found
 
     def _pipe(self, variant: str) -> TextToImage:
         if variant not in self._pipes:
             self._pipes[variant] = TextToImage.from_pretrained(self.directory, variant)
         return self._pipes[variant]
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say what helps where the memory of the GPU is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            "The GPU's memory does not hold what is to be drawn; draw fewer prompts at once, or a smaller size, and of "
+            "a LoRA, which is merged into a second copy of the network, write the merged model with fluxline export."
+        ) from error
+
+
+def _num_bytes(pipe: TextToImage) -> int:
+    return sum(tensor.nbytes for tensor in pipe.transformer.state_dict().values())
 
 
 def _digest(directory: Path) -> str:

@@ -6,6 +6,7 @@ class for, so of those the network goes out alone.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import uuid
@@ -23,9 +24,13 @@ from fluxmodel.lora_files import convert_lora, load_lora
 from fluxmodel.lora_layouts import LAYOUTS as LORA_LAYOUTS
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.module_files import read_config
-from fluxmodel.pretrained_folder import INDEX, is_pickle, is_pipeline, read_json, refuse_pickles
+from fluxmodel.pretrained_folder import INDEX, is_pickle, is_pipeline, model_name, read_json, refuse_pickles
 from fluxmodel.progress import Progress, silent
+from fluxmodel.tensor_files import TensorFiles
 from fluxmodel.text_to_image import ModelIndex
+from fluxmodel.transformer_config import CONFIG_NAME
+from fluxmodel.weight_layouts import find_layout
+from fluxmodel.weight_places import STEMS, find_weights
 from fluxmodel.weights import load_mmdit, read_mmdit_config, save_mmdit
 
 Layout = Literal["diffusers", "flux"]
@@ -90,6 +95,8 @@ def export(
         raise InputError(f"layout is {layout!r}; it is diffusers or flux")
     if dtype and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}")
+    if not math.isfinite(lora_scale):
+        raise InputError(f"lora_scale is {lora_scale}; give a finite number, such as 0.8")
     plan = _plan(source, variant)
     _require_place(source, output)
     beside = _beside(lora, lora_scale, lora_layout)
@@ -104,8 +111,8 @@ def export(
         elif not is_kept:
             save_mmdit(_network(plan.network, lora, lora_scale, dtype), partial / "transformer", layout)
         if beside:
-            (partial / "loras" / beside.stem).mkdir(parents=True)
-            place = partial / "loras" / beside.stem
+            place = partial / "loras" / model_name(beside)
+            place.mkdir(parents=True)
             convert_lora(beside, place, lora_layout, read_mmdit_config(plan.network))
         found = sorted(path for path in partial.rglob("*") if path.is_file())
         files = tuple(path.relative_to(partial).as_posix() for path in found)
@@ -131,11 +138,16 @@ def _plan(source: Path, variant: str) -> _Plan:
         return _Plan(source / folder, index.name, note=LEFT_BEHIND)
     if variant:
         raise InputError(f"variant is {variant!r}, but {source} is a network alone; leave it out")
-    return _Plan(source, source.stem, note=NETWORK_ALONE)
+    return _Plan(source, model_name(source), note=NETWORK_ALONE)
 
 
 def _is_theirs(folder: Path) -> bool:
-    return "_class_name" in read_json(folder / "config.json")
+    """Return whether diffusers loads a network as it lies there: by config.json, file name and layers."""
+    config, weights = folder / CONFIG_NAME, find_weights(folder)
+    if not config.is_file() or "_class_name" not in read_json(config):
+        return False
+    with TensorFiles(weights) as files:
+        return weights.name.startswith(STEMS["diffusers"]) and find_layout(files.entries) == ("", "diffusers")
 
 
 def _beside(lora: str | Path | None, lora_scale: float, lora_layout: str) -> Path | None:

@@ -11,6 +11,7 @@ from fluxmodel.errors import InputError
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.module_files import read_config
 from fluxmodel.presets import NETWORKS
+from fluxmodel.pretrained_folder import model_name
 from fluxmodel.sizing import PlannedJob
 from fluxmodel.text_to_image import INDEX, ModelIndex
 from fluxmodel.transformer_config import CONFIG_NAME, read_transformer_config
@@ -28,13 +29,13 @@ def read_job(directory: Path) -> PlannedJob:
     """
     index = directory / INDEX
     if not index.exists():
-        return _flux(directory.name, _network(directory), downscale=8)
+        return _flux(model_name(directory), _network(directory), downscale=8)
     try:
         said = json.loads(index.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{index}: cannot be read ({error}); name a model directory") from error
     if isinstance(said, dict) and said.get("_class_name") == "FluxPipeline":
-        return _flux(directory.name, _network(directory / "transformer"), _vae_downscale(directory))
+        return _flux(model_name(directory), _network(directory / "transformer"), _vae_downscale(directory))
     if isinstance(said, dict) and "_class_name" in said:
         raise InputError(
             f"{index}: it is of a {said['_class_name']}; name a directory of FLUX.1 or of Fluxline"
@@ -51,7 +52,7 @@ def _network(folder: Path) -> MMDiTConfig:
 def _own(directory: Path) -> PlannedJob:
     index = read_config(ModelIndex, directory / INDEX)
     return PlannedJob(
-        directory.name,
+        model_name(directory),
         _network(directory / "transformer"),
         image_size=index.image_size,
         downscale=read_config(AutoencoderConfig, directory / "autoencoder" / "config.json").downscale,

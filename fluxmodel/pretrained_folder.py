@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,15 @@ def is_pipeline(directory: str | Path) -> bool:
         return "_class_name" in json.loads((Path(directory) / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
+
+
+def model_name(path: str | Path) -> str:
+    """Return what a file or folder is called, without a file's suffix, however the path to it is written.
+
+    A link is called by its own name: downloads are often links to files named by their digests.
+    """
+    whole = Path(os.path.abspath(path))
+    return (whole.name if whole.is_dir() else whole.stem) or "model"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Recipe:
         solver: what followed the flow; images from before there was a choice are Euler's.
         true_guidance: of classifier-free guidance beside embedded one.
         negative: what classifier-free guidance led away from.
+        lora_digest: sha256 of the LoRA's file; empty for none, and in images from before it was written down.
     """
 
     prompt: str
@@ -52,6 +53,7 @@ class Recipe:
     solver: Solver = "euler"
     true_guidance: float = 1.0
     negative: str = ""
+    lora_digest: str = ""
 
 
 def encode_png(image: Image.Image, recipe: Recipe) -> bytes:

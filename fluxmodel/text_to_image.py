@@ -40,6 +40,8 @@ from fluxmodel.time_shift import TimeShift
 from fluxmodel.weights import load_mmdit
 
 INDEX = "model_index.json"
+LARGEST_SEED = 2**63 - 1
+"""Of what torch's generators take on every device."""
 FLUX_DEFAULTS = {"dev": (28, 3.5), "schnell": (4, 1.0)}
 """Steps and guidance of FLUX.1; schnell was distilled to draw unguided."""
 
@@ -239,7 +241,7 @@ class TextToImage:
             guidance: told to a network that embeds it (FLUX.1 dev); of another the strength of classifier-free
                 guidance, at least 1, where 1 is unguided and costs half. Default the directory's.
             height, width: pixels; default the training size. Whole tokens are drawn and the image is cut out of them.
-            seed: at least 0.
+            seed: at least 0, and below 2^63 with those that count up from it.
             solver: "euler", or "heun" or "midpoint" of second order, which call the network twice a step.
             true_guidance: strength of classifier-free guidance of a network that embeds guidance besides.
             negative: what classifier-free guidance leads away from; default nothing said.
@@ -254,6 +256,8 @@ class TextToImage:
                 raise InputError(f"{name} is {value}; use at least 1 pixel")
         if seed < 0:
             raise InputError(f"seed is {seed}; it must be at least 0")
+        if seed > (largest := LARGEST_SEED - max(0, len(prompts) - 1)):
+            raise InputError(f"seed is {seed}; it must be at most {largest}")
         images = self.sample(
             prompts,
             num_steps=self.index.num_steps if num_steps is None else num_steps,

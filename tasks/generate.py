@@ -1,13 +1,20 @@
 """Drawing images with a registered model."""
 
 import hashlib
+import json
+import math
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fluxmodel.errors import InputError
 from tasks.drawing import Drawing
 from tasks.home import Home
+
+if TYPE_CHECKING:
+    from fluxmodel.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,14 @@ class DrawnImage:
     seed: int
 
 
-def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: int = 1) -> list[DrawnImage]:
+def draw(
+    home: Home,
+    prompts: list[str],
+    how: Drawing,
+    out: Path,
+    batch_size: int = 1,
+    like: "tuple[Path, Recipe] | None" = None,
+) -> list[DrawnImage]:
     """Write one PNG a prompt below `out`; each carries its recipe.
 
     Args:
@@ -28,6 +42,7 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: in
         how: to draw it.
         out: folder for the PNG files.
         batch_size: least number of images drawn together; those beyond the prompts are thrown away.
+        like: an image and its recipe, whose LoRA it has to be; default whichever has the name.
 
     Raises:
         InputError: no such model, variant or LoRA, or a value out of its range.
@@ -35,7 +50,12 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: in
     for name in ("steps", "guidance", "seed", "height", "width"):
         if getattr(how, name) < 0:
             raise InputError(f"--{name} is {getattr(how, name)}; give 0 or more.")
+    if not math.isfinite(how.lora_scale):
+        raise InputError(f"--lora-scale is {how.lora_scale}; give a finite number, such as 0.8.")
     directory = find_model(home, how.model)
+    lora = find_lora(directory, how.lora) if how.lora else None
+    if lora is not None and like is not None:
+        _require_same_lora(lora, *like)
     from fluxmodel.drawing import DrawingModel
 
     beyond = [prompts[-1]] * (batch_size - len(prompts))
@@ -45,7 +65,7 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: in
         num_steps=how.steps or None,
         guidance=how.guidance or None,
         variant=how.variant,
-        lora=find_lora(directory, how.lora) if how.lora else None,
+        lora=lora,
         lora_scale=how.lora_scale,
         solver=how.solver,
         true_guidance=how.true_guidance,
@@ -59,7 +79,7 @@ def draw(home: Home, prompts: list[str], how: Drawing, out: Path, batch_size: in
     drawn = []
     for picture in pictures[: len(prompts)]:
         prompt, seed = picture.recipe.prompt, picture.recipe.seed
-        path = _place(out, prompt, seed)
+        path = _place(out, picture.recipe)
         path.write_bytes(picture.png)
         drawn.append(DrawnImage(str(path), prompt, seed))
     return drawn
@@ -76,7 +96,7 @@ def draw_again(home: Home, image: Path, prompts: list[str], how: Drawing, out: P
         out: folder for the PNG files.
 
     Raises:
-        InputError: the file carries no recipe, or its model is not registered here.
+        InputError: the file carries no recipe, or its model is not registered here, or its LoRA is another.
     """
     from fluxmodel.recipe import read_recipe
 
@@ -86,7 +106,20 @@ def draw_again(home: Home, image: Path, prompts: list[str], how: Drawing, out: P
     by["model"] = how.model or _model_of(home, image, recipe.model)
     by["steps"] = recipe.num_steps
     asked = Drawing(**{**by, **told})
-    return draw(home, prompts or [recipe.prompt], asked, out, recipe.batch_size)
+    like = None if "lora" in told else (image, recipe)
+    return draw(home, prompts or [recipe.prompt], asked, out, recipe.batch_size, like)
+
+
+def _require_same_lora(lora: Path, image: Path, recipe: "Recipe") -> None:
+    """Refuse a file that has the name of an image's LoRA and is another; an older image does not know its LoRA's."""
+    from fluxmodel.lora_files import find_lora as find_file
+    from fluxmodel.lora_passport import file_digest
+
+    if recipe.lora_digest and file_digest(find_file(lora)) != recipe.lora_digest:
+        raise InputError(
+            f"{image} was drawn with another LoRA {recipe.lora} than {lora} (sha256 {recipe.lora_digest}); "
+            "name its file, or this one if you mean it, with --lora."
+        )
 
 
 def _model_of(home: Home, image: Path, digest: str) -> str:
@@ -145,20 +178,20 @@ def find_lora(model: Path, lora: str) -> Path:
     raise InputError(f"--lora {lora}: {said}; name one of its LoRAs, or the path of another.")
 
 
-def _place(out: Path, prompt: str, seed: int) -> Path:
-    """Return the file of a prompt and seed: its own from before, or a new one; never what holds anything else."""
-    plain = out / f"{_slug(prompt)}-{seed}.png"
-    if not plain.exists() or _prompt_of(plain) == prompt:
+def _place(out: Path, recipe: "Recipe") -> Path:
+    """Return the file of a recipe: its own from before, or a new one; never what holds anything else."""
+    plain = out / f"{_slug(recipe.prompt)}-{recipe.seed}.png"
+    if not os.path.lexists(plain) or _recipe_of(plain) == recipe:
         return plain
-    digest = hashlib.sha256(prompt.encode()).hexdigest()[:12]
-    return out / f"{_slug(prompt)}-{digest}-{seed}.png"
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()[:12]
+    return out / f"{_slug(recipe.prompt)}-{digest}-{recipe.seed}.png"
 
 
-def _prompt_of(path: Path) -> str | None:
+def _recipe_of(path: Path) -> "Recipe | None":
     from fluxmodel.recipe import read_recipe
 
     try:
-        return read_recipe(path).prompt
+        return read_recipe(path)
     except InputError:  # someone else's file
         return None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from evaluation.settings import ContestantSettings, EvaluationSettings
 from fluxmodel.errors import InputError, InterruptedRun, first_fault
+from fluxmodel.pretrained_folder import is_pipeline
 from tasks import registry
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.cards import read_json
@@ -161,7 +162,7 @@ def settings_for(
         changed["num_images"] = asked.num_images or _num_asked(asked.prompts)
     if asked.steps:
         changed |= {"steps": asked.steps, "rectified_steps": asked.steps}
-    is_ours = not _is_diffusers(directory)
+    is_ours = not is_pipeline(directory)
     if asked.guidance and is_ours:
         changed["guidance"] = asked.guidance
     try:
@@ -189,10 +190,6 @@ def _num_asked(prompts: str) -> int:
     from evaluation.prompt_files import read_prompts
 
     return max(4, len(read_prompts(Path(prompts))))
-
-
-def _is_diffusers(directory: Path) -> bool:
-    return "_class_name" in read_json(directory / "model_index.json")
 
 
 def judge(

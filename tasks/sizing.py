@@ -1,5 +1,6 @@
 """What a job costs, asked before it is begun: names and directories to jobs, and this machine's memory and speed."""
 
+import shlex
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TRAIN_STEPS = 1000
 _GIGABYTE = 1e9
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP = Path("/sys/fs/cgroup")
+"""Where a container's limit is written, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,15 @@ def room(asked: AskedPlan) -> Room:
         )
     free = float(psutil.virtual_memory().available)
     with suppress(OSError, ValueError):  # no such limit, or "max"
-        free = min(free, float(_CGROUP_LIMIT.read_text()))
+        free = min(free, _cgroup_room())
     return Room(free, f"{free / _GIGABYTE:.1f} GB of memory are free here")
+
+
+def _cgroup_room() -> float:
+    """Return what a container's limit leaves; files it has read and no longer uses go when memory is wanted."""
+    limit, used = (float((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+    stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    return max(0.0, limit - (used - float(stat.get("inactive_file", 0))))
 
 
 def refusal(asked: AskedPlan, job: "PlannedJob", where: Room) -> tuple[str, "PlannedJob | None"]:
@@ -182,7 +191,7 @@ def refusal(asked: AskedPlan, job: "PlannedJob", where: Room) -> tuple[str, "Pla
         need = least.need_bytes / _GIGABYTE
         return f"{said}; nothing near fits: even {least.said}, needs {need:.1f} GB.", None
     need = nearest.need_bytes / _GIGABYTE
-    command = f"fluxline plan {asked.what} {_flags(asked, nearest)}"
+    command = f"fluxline plan {shlex.quote(asked.what)} {_flags(asked, nearest)}"
     return f"{said}; the nearest that fits needs {need:.1f} GB: {command}", nearest
 
 

@@ -19,9 +19,6 @@ from fluxmodel.encoders.text import EncodedText
 from fluxmodel.errors import InputError
 from fluxmodel.pretrained_folder import quiet_libraries, read_json, refuse_pickles
 
-CAPTIONS_TOGETHER = 8
-"""Captions T5 sees in one call: in bf16 each needs 34 MB for one layer of attention."""
-
 
 class FluxTextEncoder(nn.Module):
     """Captions to T5's token embeddings and CLIP's pooled embedding, on its networks' device and in their dtype."""
@@ -76,15 +73,14 @@ class FluxTextEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, captions: Sequence[str]) -> EncodedText:
-        """Encode captions."""
+        """Encode captions, each in a call of its own: an embedding depends on its caption alone, to the last bit."""
         embedding = self.t5.get_input_embeddings().weight  # pyright: ignore[reportCallIssue]
         tokens = [embedding.new_empty(0, self.max_tokens, self.token_width)]
         pooled = [embedding.new_empty(0, self.pooled_width)]
-        for start in range(0, len(captions), CAPTIONS_TOGETHER):
-            rows = list(captions[start : start + CAPTIONS_TOGETHER])
-            ids = _token_ids(self._t5_tokenizer, rows, self.max_tokens)
+        for caption in captions:
+            ids = _token_ids(self._t5_tokenizer, [caption], self.max_tokens)
             tokens.append(self.t5(ids.to(embedding.device)).last_hidden_state)
-            ids = _token_ids(self._clip_tokenizer, rows, self._clip_tokenizer.model_max_length)
+            ids = _token_ids(self._clip_tokenizer, [caption], self._clip_tokenizer.model_max_length)
             pooled.append(self.clip(ids.to(embedding.device)).pooler_output)
         return EncodedText(torch.cat(tokens), torch.cat(pooled))
 

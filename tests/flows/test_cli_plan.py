@@ -1,11 +1,16 @@
 """`fluxline plan` as it is typed."""
 
 import json
+import math
 import shlex
+from types import SimpleNamespace
 
 import pytest
 
 from flows.cli import run_command
+from fluxmodel.tensor_files import TensorFiles
+from fluxmodel.weight_places import find_weights
+from tasks import sizing
 from tests.kit import loaded_after, write_model
 from tests.tiny_pipelines import save_pipeline
 
@@ -75,6 +80,42 @@ def test_a_job_that_cannot_fit_is_refused_with_one_that_does(capfd):
     assert nearest["job"] | {"train_steps": None} == found["nearest"] | {"train_steps": None}
 
 
+def test_the_command_for_what_fits_can_be_pasted_whatever_the_folder_is_called(tmp_path, capfd):
+    place = str(write_model(tmp_path / "my model v1.5"))
+    arguments = [place, "--size", "512", "--batch", "64", "--dtype", "fp32", "--gpu-memory", "0.75"]
+    assert run_command(["plan", *arguments]) == 2
+    _, _, command = capfd.readouterr().err.partition("fluxline plan ")
+    assert shlex.split(command)[0] == place
+    assert planned(capfd, *shlex.split(command))[0] == 0
+
+
+@pytest.mark.parametrize("part", ["", "transformer"])
+def test_a_job_is_called_as_its_folder_is(part, tmp_path, monkeypatch, capfd):
+    place = write_model(tmp_path / "net-v1.5") / part
+    monkeypatch.chdir(place)
+    assert planned(capfd, ".", *OFFLINE)[1]["name"] == place.name
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "cached", "free"),
+    [
+        ("8000000000\n", 3_000_000_000, 1_000_000_000, 6e9),
+        ("8000000000\n", 9_000_000_000, 0, 0),
+        ("max\n", 3_000_000_000, 0, 10e9),
+        (None, 0, 0, 10e9),
+        ("80000000000\n", 3_000_000_000, 0, 10e9),
+    ],
+)
+def test_what_a_container_uses_is_no_room(limit, used, cached, free, tmp_path, monkeypatch):
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+        (tmp_path / "memory.current").write_text(f"{used}\n")
+        (tmp_path / "memory.stat").write_text(f"anon 7\ninactive_file {cached}\nactive_file 5\n")
+    monkeypatch.setattr(sizing, "CGROUP", tmp_path)
+    monkeypatch.setattr(sizing.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000_000_000))
+    assert sizing.room(sizing.AskedPlan("demo")).num_bytes == free
+
+
 def test_where_nothing_fits_the_least_is_named(capfd):
     assert run_command(["plan", "demo", "--gpu-memory", "0.3"]) == 2
     printed = capfd.readouterr()
@@ -135,11 +176,13 @@ def test_a_directory_of_flux_is_read(name, text_tokens, steps, tmp_path, capfd):
     code, found = planned(capfd, str(place), "--size", "64", *OFFLINE)
     assert code == 0
     assert (found["job"]["text_tokens"], found["job"]["steps"]) == (text_tokens, steps)
-    network = found["parameters"]["network"]
+    folder = place / "transformer"
+    assert found["parameters"]["network"] == sum(
+        math.prod(shape) for shape in TensorFiles(find_weights(folder)).shapes.values()
+    )
     (place / "transformer" / "config.json").unlink()  # the shapes tell most of it, but not the rotary axes
     assert run_command(["plan", str(place)]) == 2
     assert "axes_dim" in capfd.readouterr().err
-    assert network > 0
 
 
 @pytest.mark.slow

@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from fluxmodel import drawing
 from fluxmodel.drawing import MERGED_LORAS, DrawingModel
 from fluxmodel.drawing_request import MAX_SEED, DrawingRequest, RequestError, read_request
 from fluxmodel.errors import InputError
-from fluxmodel.lora_files import save_lora
+from fluxmodel.lora_files import find_lora, save_lora
+from fluxmodel.lora_passport import file_digest
 from fluxmodel.recipe import read_recipe
 from fluxmodel.text_to_image import TextToImage
 from fluxmodel.weights import load_mmdit
@@ -130,7 +132,13 @@ BEFORE = {
 def test_a_recipe_from_before_solvers_is_read(tmp_path):
     write_text(tmp_path / "old.png", fluxline=json.dumps(BEFORE))
     recipe = read_recipe(tmp_path / "old.png")
-    assert asdict(recipe) == {**BEFORE, "solver": "euler", "true_guidance": 1.0, "negative": ""}
+    assert asdict(recipe) == {
+        **BEFORE,
+        "solver": "euler",
+        "true_guidance": 1.0,
+        "negative": "",
+        "lora_digest": "",
+    }
 
 
 @pytest.mark.parametrize(
@@ -170,7 +178,49 @@ def test_a_loras_trigger_word_is_told(model):
 def test_merged_loras_do_not_pile_up(model):
     for number in range(2 * MERGED_LORAS):
         model.answer(DrawingRequest(prompt=PROMPT, lora="wash", lora_scale=0.1 * number))
-    assert model._with_lora.cache_info().currsize == MERGED_LORAS
+    assert len(model._merged) == MERGED_LORAS
+    assert [scale for _, _, scale in model._merged] == [
+        0.1 * n for n in range(MERGED_LORAS, 2 * MERGED_LORAS)
+    ]
+
+
+@pytest.mark.parametrize(("fitting", "kept"), [(0.5, 1), (1, 1), (2.5, 2)])
+def test_merged_loras_take_no_more_than_their_share_of_memory(directory, monkeypatch, fitting, kept):
+    model, most = DrawingModel(directory), []
+    network = model._pipe(model.index.name).transformer
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    monkeypatch.setattr(drawing, "MERGED_BYTES", int(fitting * size))
+    merge = TextToImage.with_lora
+
+    def counted(*given):
+        most.append(len(model._merged) + 1)
+        return merge(*given)
+
+    monkeypatch.setattr(TextToImage, "with_lora", counted)
+    for scale in (0.1, 0.2, 0.3, 0.3):
+        model.answer(DrawingRequest(prompt=PROMPT, lora="wash", lora_scale=scale))
+    assert (max(most), len(model._merged), len(most)) == (
+        kept,
+        kept,
+        3,
+    )  # the old goes before the new is made
+
+
+@pytest.mark.parametrize("where", ["with_lora", "__call__"])
+def test_too_little_memory_is_one_sentence(directory, monkeypatch, where):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TextToImage, where, fail)
+    with pytest.raises(InputError, match=r"memory does not hold .* fewer prompts .* smaller size") as refusal:
+        DrawingModel(directory).answer(DrawingRequest(prompt=PROMPT, lora="wash"))
+    assert "fluxline export" in str(refusal.value)
+
+
+def test_the_recipe_knows_the_loras_file(model, directory):
+    (picture,) = model.draw([PROMPT], lora=directory / "loras" / "wash")
+    assert picture.recipe.lora_digest == file_digest(find_lora(directory / "loras" / "wash"))
+    assert model.draw([PROMPT])[0].recipe.lora_digest == ""
 
 
 @pytest.mark.parametrize(

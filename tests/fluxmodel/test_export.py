@@ -12,7 +12,7 @@ from fluxmodel import export as exporting
 from fluxmodel.errors import InputError
 from fluxmodel.export import LEFT_BEHIND, export
 from fluxmodel.lora_files import load_lora, read_lora, write_lora
-from fluxmodel.weights import load_mmdit, read_mmdit_config
+from fluxmodel.weights import load_mmdit, read_mmdit_config, save_mmdit
 from tests.kit import write_model
 
 from .tiny_loras import assert_same_deltas, random_lora
@@ -174,6 +174,55 @@ def test_the_licence_goes_with_the_weights_and_pickles_stay(flux_directory, tmp_
     assert not [name for name in files if name.endswith(".bin") or name.startswith("flux1")]
 
 
+@pytest.mark.parametrize("has_config", [True, False], ids=["with config.json", "without"])
+@pytest.mark.parametrize("file", ["flux1-dev.safetensors", "diffusion_pytorch_model.safetensors"])
+def test_a_network_in_the_original_layout_is_written_as_diffusers_has_it(
+    flux_directory, tmp_path, file, has_config
+):
+    import diffusers
+
+    source = shutil.copytree(flux_directory("dev"), tmp_path / "source")
+    network = load_mmdit(source / "transformer")
+    (source / THEIRS).unlink()
+    save_mmdit(network, source / "transformer" / file, "flux")
+    if not has_config:
+        (source / "transformer/config.json").unlink()
+    export(source, tmp_path / "out")
+    pipe = diffusers.FluxPipeline.from_pretrained(tmp_path / "out")
+    assert_same(tensors(flux_directory("dev")), tensors(tmp_path / "out"))
+    torch.testing.assert_close(
+        velocity(pipe.transformer, 3.5, theirs=True), velocity(network, 3.5), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_network_of_ours_in_diffusers_names_gets_their_config(flux_directory, tmp_path):
+    import diffusers
+
+    source = shutil.copytree(flux_directory("dev"), tmp_path / "source")
+    config = read_mmdit_config(source)
+    (source / "transformer/config.json").write_text(config.model_dump_json())
+    export(source, tmp_path / "out")
+    diffusers.FluxPipeline.from_pretrained(tmp_path / "out")
+    assert_same(tensors(source), tensors(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("said", [".", "../net-v1.5", "{here}"])
+def test_a_file_is_named_after_the_folder_it_came_from(ours, tmp_path, monkeypatch, said):
+    here = shutil.copytree(ours / "transformer", tmp_path / "net-v1.5")
+    monkeypatch.chdir(here)
+    assert export(said.format(here=here), tmp_path / "out", "flux").files == ("net-v1.5.safetensors",)
+
+
+def test_a_lora_is_named_after_its_file_or_folder(flux_directory, tmp_path):
+    config = read_mmdit_config(flux_directory("dev"))
+    (tmp_path / "ink-v1.5").mkdir()
+    for number, path in enumerate((tmp_path / "ink-v1.5", tmp_path / "wash-v1.5.safetensors")):
+        write_lora(random_lora(config, rank=2, alpha=4.0), path, config)
+        made = export(flux_directory("dev"), tmp_path / str(number), "flux", lora=path, lora_layout="peft")
+        name = path.name.removesuffix(".safetensors")
+        assert f"loras/{name}/pytorch_lora_weights.safetensors" in made.files
+
+
 def test_copying_tells_how_far_it_is(flux_directory, tmp_path):
     told = []
     export(flux_directory("schnell"), tmp_path / "out", progress=lambda *each: told.append(each))
@@ -223,6 +272,8 @@ def _full(place):
             None,
             "lora_layout is 'xlabs'; it is one of peft, kohya, comfy",
         ),
+        ({"lora": "a", "lora_scale": float("nan")}, None, "lora_scale is nan; give a finite number"),
+        ({"lora": "a", "lora_scale": float("inf")}, None, "lora_scale is inf; give a finite number"),
         ({"lora_layout": "peft"}, None, "lora_layout is 'peft', but there is no lora"),
         ({"lora": "a", "lora_layout": "peft", "lora_scale": 0.5}, None, "scaled by who loads it"),
     ],

@@ -90,9 +90,12 @@ def test_latents_equal_those_of_diffusers_from_the_same_seeds(sampler, strength)
     assert relative_error(ours, their_latents(sampler, 3.5, strength, 3)) <= 1e-4
 
 
-def test_embedded_guidance_is_heard(sampler):
-    if sampler.network.config.guidance_embed:
-        assert relative_error(draw(sampler, 3.5), draw(sampler, 1.5)) > 1e-3
+def test_guidance_is_heard(sampler):
+    calls = len(sampler.text_encoder.read)
+    assert relative_error(draw(sampler, 3.5), draw(sampler, 1.5)) > 1e-3
+    unguided = len(set(PROMPTS))  # guidance that is embedded reads no negative prompt
+    extra = 0 if sampler.network.config.guidance_embed else 1
+    assert len(sampler.text_encoder.read) - calls == 2 * (unguided + extra)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -53,9 +53,12 @@ def test_nothing_is_named_where_nothing_fits():
 
 
 def test_what_is_named_fits():
-    for limit in (0.61e9, 0.63e9, 0.8e9, 1.3e9, 2e9, 4e9):
+    least, most = least_job(ASKED).need_bytes, ASKED.need_bytes
+    for limit in (least + (most - least) * part for part in (0.0, 0.1, 0.3, 0.6, 0.9)):
         found = nearest_that_fits(ASKED, limit)
-        assert found is None or found.need_bytes <= limit
+        assert found is not None
+        assert found != ASKED
+        assert found.need_bytes <= limit
 
 
 @pytest.mark.parametrize(("name", "num"), [("flux_dev", 11_901_408_320), ("flux_schnell", 11_891_178_560)])
