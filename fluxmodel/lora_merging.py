@@ -32,7 +32,7 @@ class Merged:
 
 @torch.no_grad()
 def merge(model: nn.Module, loras: Lora | Sequence[tuple[Lora, float]], keep: bool = True) -> Merged:
-    """Add LoRAs, each with its weight, to a model's weights in place; their sum in fp32 or the weights' fp64, rounded once.
+    """Add LoRAs, each with its weight, to weights in place; their sum in fp32, or fp64 as they are, rounded once.
 
     Args:
         model: with the original FLUX.1 names.
