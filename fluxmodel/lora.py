@@ -30,9 +30,14 @@ class LowRank:
     def scale(self) -> float:
         return self.alpha / self.rank
 
-    def delta(self, weight: float = 1.0, device: torch.device | None = None) -> Tensor:
-        """Return the change, fp32 [out, in], `weight` times as strong."""
-        return weight * self.scale * (self.b.to(device).float() @ self.a.to(device).float())
+    def delta(
+        self,
+        weight: float = 1.0,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Return the change [out, in], computed in `dtype`, `weight` times as strong."""
+        return weight * self.scale * (self.b.to(device, dtype) @ self.a.to(device, dtype))
 
     def rows(self, where: slice) -> LowRank:
         """Return the change of some rows only."""

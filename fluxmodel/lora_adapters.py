@@ -11,7 +11,7 @@ from torch import nn
 
 from fluxmodel.errors import InputError
 from fluxmodel.lora import Lora, LowRank
-from fluxmodel.lora_merging import fitting_layers
+from fluxmodel.lora_merging import fitting_layers, require_finite
 from fluxmodel.mmdit.transformer import MMDiT
 
 
@@ -34,8 +34,12 @@ def inject(
         trainable: whether its matrices, and nothing else, want gradients.
 
     Raises:
-        InputError: the LoRA has no place in the model, or there is an adapter of that name.
+        InputError: the LoRA is empty or has no place in the model, the weight is not finite, or there is an adapter
+            of that name.
     """
+    require_finite(weight)
+    if not lora.modules:
+        raise InputError("the LoRA has no layer; read one from a file, or train one")
     if name in adapter_names(model):
         raise InputError(f'the model has an adapter "{name}" already; give this one another name')
     layers = fitting_layers(model, [lora], through_adapters=True)

@@ -7,35 +7,34 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fluxmodel.errors import InputError
+from fluxmodel.errors import InputError, first_fault
 from fluxmodel.lora import Lora
 from fluxmodel.lora_adapters import adapters_of
 from fluxmodel.lora_keys import TOLERANCE, largest_difference, lora_of, refuse
-from fluxmodel.lora_layouts import ADAPTER_METADATA, LAYOUTS, WRITERS, PeftScales
+from fluxmodel.lora_layouts import (
+    ADAPTER_METADATA,
+    FILES,
+    LAYOUTS,
+    LORA_CONFIG,
+    LORA_WEIGHTS,
+    WRITERS,
+    PeftScales,
+    find_lora,
+)
 from fluxmodel.lora_merging import merge
 from fluxmodel.lora_passport import PASSPORT, Passport, Proof, file_digest, read_passport
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
 
-FILES = {
-    "peft": "pytorch_lora_weights.safetensors",
-    "kohya": "kohya.safetensors",
-    "comfy": "comfyui.safetensors",
-}
-"""Name of a layout's file in a directory; the first is where diffusers looks."""
-LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-"""What peft itself writes, and Fluxline once wrote."""
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _NOT_PLAIN = ("use_dora", "use_qalora", "lora_bias", "alora_invocation_tokens", "modules_to_save")
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -73,8 +72,7 @@ def read_lora(path: str | Path, config: MMDiTConfig | None = None, ignore_text_e
     """
     place = find_lora(path)
     tensors, header = _open(place)
-    settings = _settings(place, header)
-    scales = PeftScales(settings) if settings is not None else None
+    scales = _scales(place, header)
     lora = lora_of(tensors, config or MMDiTConfig(), str(place), scales, ignore_text_encoder)
     told = {k: v for k, v in header.items() if k not in (ADAPTER_METADATA, "format")}
     return replace(lora, header={k: v for k, v in told.items() if not k.startswith("sshs_")})
@@ -109,6 +107,10 @@ def write_lora(
         raise InputError(
             f"{place}: name a file that ends in .safetensors, in a directory that exists, or the directory"
         )
+    if place.name == LORA_WEIGHTS:
+        raise InputError(
+            f"{place}: files of that name are peft's and need its {LORA_CONFIG}; choose another name"
+        )
     _require_fit(lora, config, str(place))
     tensors, told = WRITERS[layout](lora.folded() if folded else lora, config)
     header = {"format": "pt", **lora.header, **told}
@@ -119,8 +121,7 @@ def write_lora(
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, partial, metadata=header)
         _sort_header(partial)
         back, header_back = _open(partial)
-        settings = _settings(partial, header_back)
-        scales = PeftScales(settings) if settings is not None else None
+        scales = _scales(partial, header_back)
         difference = largest_difference(lora, lora_of(back, config, str(place), scales))
         if not difference <= TOLERANCE:
             raise InputError(
@@ -160,29 +161,6 @@ def convert_lora(
     return write_lora(lora, target, config, layout, folded, passport)
 
 
-def find_lora(path: str | Path) -> Path:
-    """Return the file of a LoRA: the path itself, or the one of a directory, diffusers' name first.
-
-    Raises:
-        InputError: there is none, or no telling which.
-    """
-    place = Path(path)
-    if place.is_file():
-        if place.suffix in _PICKLED:
-            raise InputError(
-                f"{place}: pickle can run code, so it is not read; save the LoRA as .safetensors"
-            )
-        return place
-    found = sorted(place.glob("*.safetensors")) if place.is_dir() else []
-    for name in (*FILES.values(), LORA_WEIGHTS):
-        if place / name in found:
-            return place / name
-    if len(found) == 1:
-        return found[0]
-    why = f"has {', '.join(each.name for each in found)}; name one" if found else "holds no LoRA; name one"
-    raise InputError(f"{place}: {why}")
-
-
 def _open(place: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(str(place), framework="pt") as file:
@@ -191,24 +169,31 @@ def _open(place: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{place}: no LoRA can be read there ({error}); get it again") from error
 
 
-def _settings(place: Path, header: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return peft's configuration from the header or from beside the file; None where there is none."""
+def _scales(place: Path, header: Mapping[str, str]) -> PeftScales | None:
+    """Return what peft's configuration says, in the header or beside the file; None where there is none.
+
+    Raises:
+        InputError: it is missing where it has to be, damaged, or of another kind than a plain LoRA.
+    """
     told, text = f"{place}, {ADAPTER_METADATA}", header.get(ADAPTER_METADATA)
     if text is None and place.name == LORA_WEIGHTS:
         told = str(place.with_name(LORA_CONFIG))
         try:
-            text = Path(told).read_text()
+            text = Path(told).read_bytes()
         except OSError as error:
             raise InputError(f"{told}: cannot be read ({error.strerror}); it belongs to the LoRA") from error
     if text is None:
         return None
     try:
         settings = json.loads(text)
+        if not isinstance(settings, dict):
+            raise ValueError("it is no table of settings")
         prefixed = {k.removeprefix("transformer."): v for k, v in settings.items() if "." in k}
         settings = {k: v for k, v in {**settings, **prefixed}.items() if "." not in k}
-        PeftScales(settings).alpha("any", int(settings.get("r", 1)))
-    except (ValueError, AttributeError, TypeError, re.error) as error:
-        raise InputError(f"LoRA {told}: is no configuration of peft ({error}); get the file again") from error
+        scales = PeftScales.model_validate(settings)
+    except (ValueError, OverflowError, RecursionError) as error:
+        why = first_fault(error) if isinstance(error, ValidationError) else error
+        raise InputError(f"LoRA {told}: is no configuration of peft ({why}); get the file again") from error
     odd = [name for name in _NOT_PLAIN if settings.get(name)]
     odd += ["peft_type"] if settings.get("peft_type", "LORA") != "LORA" else []
     start = str(settings.get("init_lora_weights"))
@@ -217,7 +202,7 @@ def _settings(place: Path, header: Mapping[str, str]) -> dict[str, Any] | None:
         raise InputError(
             f"LoRA {told}: {', '.join(odd)} is no plain LoRA's; convert it to one with peft first"
         )
-    return settings if "r" in settings or "lora_alpha" in settings else None
+    return scales if settings else None
 
 
 def _sort_header(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,15 +32,15 @@ _TEXT = (
     "text_encoders.",
 )
 _OTHER_KINDS = (
-    (("dora_scale", "lora_magnitude_vector"), "DoRA scales whole weights; train a plain LoRA"),
-    ((".hada_",), "LoHa is no product of two matrices; train a plain LoRA"),
-    ((".lokr_",), "LoKr is no product of two matrices; train a plain LoRA"),
+    (r"dora_scale|lora_magnitude_vector", "DoRA scales whole weights; train a plain LoRA"),
+    (r"\.hada_", "LoHa is no product of two matrices; train a plain LoRA"),
+    (r"\.lokr_", "LoKr is no product of two matrices; train a plain LoRA"),
     (
-        (".lora_mid.", ".conv"),
+        r"\.lora_mid\.|\.conv",
         "LoCon changes convolutions, and FLUX.1 has none; use a LoRA made for FLUX.1",
     ),
     (
-        (".diff", ".diff_b", ".bias", "_norm.scale"),
+        r"\.(diff|diff_b|bias)$|_norm\.scale",
         "it changes a bias or norm, which a plain LoRA leaves alone",
     ),
 )
@@ -88,7 +89,10 @@ def lora_of(
         if not match or stem not in table:
             faults.append(f"{key} {_why_unknown(key, bool(match))}")
             continue
-        halves.setdefault(stem, {})["a" if match["a"] else "b" if match["b"] else "alpha"] = key
+        half = "a" if match["a"] else "b" if match["b"] else "alpha"
+        first = halves.setdefault(stem, {}).setdefault(half, key)
+        if first != key:
+            faults.append(f"{first} and {key} are the same half twice; keep one of them in the file")
     entries = []
     for stem, keys in halves.items():
         found = _change(stem, keys, tensors, scales)
@@ -118,8 +122,8 @@ def refuse(source: str, faults: list[str]) -> None:
 
 
 def _why_unknown(key: str, has_form: bool) -> str:
-    for marks, why in _OTHER_KINDS:
-        if any(mark in key for mark in marks):
+    for pattern, why in _OTHER_KINDS:
+        if re.search(pattern, key):
             return f"cannot be used: {why}"
     if has_form:
         return "is for no layer of this model; use the LoRA on the model it is for"
@@ -152,7 +156,7 @@ def _change(
         if tensors[keys["alpha"]].numel() != 1:
             return f"{keys['alpha']} is {tuple(tensors[keys['alpha']].shape)}, not one number"
         told = float(tensors[keys["alpha"]])
-        if scales is not None and told != alpha:
+        if scales is not None and not math.isclose(told, alpha, rel_tol=TOLERANCE):
             return f"{keys['alpha']} is {told:g}, but the file's metadata say {alpha:g}; take one of them out"
         alpha = told
     return LowRank(a, b, alpha)

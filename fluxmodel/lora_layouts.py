@@ -12,12 +12,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 from torch import Tensor, nn
 
+from fluxmodel.errors import InputError
 from fluxmodel.lora import Lora, LowRank, split, swap_halves
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
@@ -27,7 +29,42 @@ Layout = Literal["peft", "kohya", "comfy"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 ADAPTER_METADATA = "lora_adapter_metadata"
 """Key of the safetensors header under which diffusers keeps peft's configuration as JSON."""
-_HEADS = ("transformer.", "base_model.model.", "diffusion_model.", "lora_unet_", "lora_transformer_")
+_PEFT_HEADS = ("transformer.", "base_model.model.")
+_CHECKPOINT_HEADS = ("diffusion_model.", "model.diffusion_model.")
+_NATIVE_HEADS = ("", "base_model.model.", *_CHECKPOINT_HEADS)
+
+FILES = {
+    "peft": "pytorch_lora_weights.safetensors",
+    "kohya": "kohya.safetensors",
+    "comfy": "comfyui.safetensors",
+}
+"""Name of a layout's file in a directory; the first is where diffusers looks."""
+LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""What peft itself writes, and Fluxline once wrote."""
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def find_lora(path: str | Path) -> Path:
+    """Return the file of a LoRA: the path itself, or the one of a directory, diffusers' name first.
+
+    Raises:
+        InputError: there is none, or no telling which.
+    """
+    place = Path(path)
+    if place.is_file():
+        if place.suffix in _PICKLED:
+            raise InputError(
+                f"{place}: pickle can run code, so it is not read; save the LoRA as .safetensors"
+            )
+        return place
+    found = sorted(place.glob("*.safetensors")) if place.is_dir() else []
+    for name in (*FILES.values(), LORA_WEIGHTS):
+        if place / name in found:
+            return place / name
+    if len(found) == 1:
+        return found[0]
+    why = f"has {', '.join(each.name for each in found)}; name one" if found else "holds no LoRA; name one"
+    raise InputError(f"{place}: {why}")
 
 
 class Place(NamedTuple):
@@ -51,7 +88,7 @@ def places(config: MMDiTConfig) -> dict[str, Place]:
     found: dict[str, Place] = {}
     for module, parts in linear_layers(config).items():
         whole = Place(module, slice(0, sum(part.rows for part in parts)))
-        for head in ("", "diffusion_model.", "base_model.model."):
+        for head in _NATIVE_HEADS:
             found[head + module] = whole
         found[f"lora_unet_{module.replace('.', '_')}"] = whole
         start = 0
@@ -62,7 +99,7 @@ def places(config: MMDiTConfig) -> dict[str, Place]:
             found[f"lora_transformer_{part.name.replace('.', '_')}"] = place
             start += part.rows
     for name, place in _xlabs(config).items():
-        found |= {name: place, f"diffusion_model.{name}": place}
+        found |= {f"{head}{name}": place for head in ("", *_CHECKPOINT_HEADS)}
     return found
 
 
@@ -82,11 +119,28 @@ def _xlabs(config: MMDiTConfig) -> dict[str, Place]:
     return found
 
 
-@dataclass(frozen=True)
-class PeftScales:
-    """How strongly peft's configuration says each layer's matrices act."""
+class PeftScales(BaseModel):
+    """How strongly peft's configuration says each layer's matrices act; what it leaves out is peft's default."""
 
-    settings: Mapping[str, Any]
+    model_config = ConfigDict(frozen=True)
+
+    r: int = Field(default=8, gt=0, lt=2**31, description="Rank where rank_pattern says none.")
+    lora_alpha: FiniteFloat = Field(default=8, description="Alpha where alpha_pattern says none.")
+    rank_pattern: dict[str, int] | None = Field(default=None, description="Ranks by the ends of names.")
+    alpha_pattern: dict[str, FiniteFloat] | None = Field(
+        default=None, description="Alphas by the ends of names."
+    )
+    use_rslora: bool | None = Field(default=None, description="Whether alpha is over the rank's square root.")
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _are_expressions(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        for key in values or {}:
+            try:
+                re.compile(_ending(key))
+            except re.error as error:
+                raise ValueError(f'"{key}" is no regular expression ({error})') from error
+        return values
 
     def alpha(self, stem: str, rank: int) -> float:
         """Return alpha such that alpha / rank is the scale of the layer whose key begins with `stem`.
@@ -94,17 +148,20 @@ class PeftScales:
         Raises:
             ValueError: the rank is not the one the configuration gives.
         """
-        name = next((stem.removeprefix(head) for head in _HEADS[:2] if stem.startswith(head)), stem)
-        told = self._of("rank_pattern", name, self.settings.get("r", rank))
+        name = next((stem.removeprefix(head) for head in _PEFT_HEADS if stem.startswith(head)), stem)
+        told = _first_match(self.rank_pattern, name, self.r)
         if told != rank:
             raise ValueError(f"has rank {rank}, its metadata say {told}")
-        alpha = float(self._of("alpha_pattern", name, self.settings.get("lora_alpha", rank)))
-        return alpha * rank**0.5 if self.settings.get("use_rslora") else alpha
+        alpha = _first_match(self.alpha_pattern, name, self.lora_alpha)
+        return alpha * rank**0.5 if self.use_rslora else alpha
 
-    def _of(self, pattern: str, name: str, otherwise: Any) -> Any:
-        values = self.settings.get(pattern) or {}
-        found = [value for key, value in values.items() if re.match(rf"(.*\.)?({key})$", name)]
-        return found[0] if found else otherwise
+
+def _ending(key: str) -> str:
+    return rf"(.*\.)?({key})$"
+
+
+def _first_match(values: Mapping[str, float] | None, name: str, otherwise: float) -> float:
+    return next((v for key, v in (values or {}).items() if re.match(_ending(key), name)), otherwise)
 
 
 Tensors = dict[str, Tensor]

@@ -8,6 +8,7 @@ weights alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,31 +32,36 @@ class Merged:
 
 @torch.no_grad()
 def merge(model: nn.Module, loras: Lora | Sequence[tuple[Lora, float]], keep: bool = True) -> Merged:
-    """Add LoRAs, each with its weight, to a model's weights in place; their sum in fp32, rounded once.
+    """Add LoRAs, each with its weight, to weights in place; their sum in fp32, or fp64 as they are, rounded once.
 
     Args:
         model: with the original FLUX.1 names.
-        loras: one, or several with weights.
+        loras: one, or several with weights; one of weight 0 changes nothing, bit for bit.
         keep: the weights as they were, for `unmerge`; without, the merge is for good and takes no memory.
 
     Raises:
-        InputError: a LoRA has no place in the model; nothing is changed then.
+        InputError: a LoRA has no place in the model, or its weight is not finite; nothing is changed then.
     """
     given = [(loras, 1.0)] if isinstance(loras, Lora) else list(loras)
+    for _, strength in given:
+        require_finite(strength)
     originals, checksums = {}, {}
     for name, layer in fitting_layers(model, [lora for lora, _ in given]).items():
         weight = layer.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
         changes = [
-            lora.modules[name].delta(strength, weight.device)
+            lora.modules[name].delta(strength, weight.device, dtype)
             for lora, strength in given
-            if name in lora.modules
+            if name in lora.modules and strength != 0
         ]
+        if not changes:
+            continue
         total = changes[0]
         for change in changes[1:]:
             total += change
         if keep:
             originals[name] = weight.detach().to("cpu", copy=True)
-        weight.copy_(weight.float() + total)
+        weight.copy_(weight.to(dtype) + total)
         if keep:
             checksums[name] = _checksum(weight)
     return Merged(originals, checksums)
@@ -111,6 +117,16 @@ def fitting_layers(
                 )
             found[name] = layer
     return found
+
+
+def require_finite(strength: float) -> None:
+    """Check how strongly a LoRA is to act.
+
+    Raises:
+        InputError: it is infinite or not a number.
+    """
+    if not math.isfinite(strength):
+        raise InputError(f"the strength of a LoRA is {strength}; give a finite number")
 
 
 def _checksum(weight: Tensor) -> int:

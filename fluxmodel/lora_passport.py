@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from fluxmodel.errors import InputError, first_fault
+from fluxmodel.lora_layouts import find_lora
 
 PASSPORT = "fluxline_passport"
 """Key of the safetensors header."""
@@ -68,24 +69,29 @@ class Passport(BaseModel):
 
 
 def read_passport(path: str | Path) -> Passport | None:
-    """Return the passport in a LoRA file's header, or that of a directory, lora.json first; None where there is none.
+    """Return the passport of the LoRA that `read_lora` would read; None where there is none.
+
+    Of a directory it is that in lora.json, unless its proof is of other bytes than the file's; then, and of a file,
+    that in the header.
 
     Raises:
-        InputError: there is one, but it is damaged.
+        InputError: there is one, but it is damaged, or the directory holds no LoRA.
     """
-    place = Path(path)
-    told, text = place, None
-    if place.is_dir():
-        told = place / PASSPORT_FILE
-        text = told.read_text() if told.is_file() else None
-    for file in sorted(place.glob("*.safetensors")) if place.is_dir() else [place]:
-        text = text or _header(file).get(PASSPORT)
-    if text is None:
-        return None
+    file, told = find_lora(path), Path(path) / PASSPORT_FILE
+    if told.is_file():
+        beside = _passport(told.read_bytes(), told)
+        proof = beside.files.get(file.name)
+        if not beside.files or (proof is not None and proof.sha256 == file_digest(file)):
+            return beside
+    text = _header(file).get(PASSPORT)
+    return None if text is None else _passport(text, file)
+
+
+def _passport(text: str | bytes, source: Path) -> Passport:
     try:
         return Passport.model_validate_json(text)
     except ValidationError as error:
-        raise InputError(f"{told}: the passport is damaged, {first_fault(error)}; delete it") from error
+        raise InputError(f"{source}: the passport is damaged, {first_fault(error)}; delete it") from error
 
 
 def weights_digest(path: str | Path) -> str:

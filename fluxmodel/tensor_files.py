@@ -153,8 +153,8 @@ def _read_weight_map(path: Path) -> dict[str, str]:
     except ValidationError as error:
         refuse(path, f"it is no index of safetensors shards: {first_fault(error)}", _AGAIN)
     for shard in homes.values():
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            refuse(path, f'it names "{shard}", which is no safetensors file beside it', _AGAIN)
+        if "\0" in shard or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            refuse(path, f"it names {json.dumps(shard)}, which is no safetensors file beside it", _AGAIN)
     return homes
 
 

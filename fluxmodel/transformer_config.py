@@ -60,7 +60,7 @@ def read_transformer_config(path: Path) -> MMDiTConfig:
     """
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return read_config(MMDiTConfig, path)  # says what is wrong
     if not isinstance(values, dict) or not {"_class_name", "num_attention_heads"} & values.keys():
         return read_config(MMDiTConfig, path)
@@ -73,6 +73,19 @@ def read_transformer_config(path: Path) -> MMDiTConfig:
         return DiffusersConfig.model_validate(told).ours()
     except ValidationError as error:
         raise InputError(f"{path}: {first_fault(error)}") from error
+
+
+def is_of_flux(path: Path) -> bool:
+    """Tell whether a config.json is of an MM-DiT in our words or of diffusers' class, whatever its fields are."""
+    try:
+        read_transformer_config(path)
+    except InputError:
+        try:
+            values = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(values, dict) and values.get("_class_name") == DIFFUSERS_CLASS
+    return True
 
 
 def diffusers_values(config: MMDiTConfig) -> dict[str, Any]:

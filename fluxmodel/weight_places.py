@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from fluxmodel.errors import InputError
 from fluxmodel.tensor_files import PICKLES, refuse, refuse_foreign
+from fluxmodel.transformer_config import CONFIG_NAME, is_of_flux
 from fluxmodel.weight_layouts import Layout
 
 STEMS: dict[Layout, str] = {"flux": "model", "diffusers": "diffusion_pytorch_model"}
@@ -41,8 +42,14 @@ def outdated(directory: Path, layout: Layout) -> list[Path]:
     """Return the weights and indices a directory holds in the names of a layout.
 
     Raises:
-        InputError: it holds weights under other names, which a new config.json would no longer describe.
+        InputError: it holds another kind of model, or weights under other names, which a new config.json would no
+            longer describe.
     """
+    config = directory / CONFIG_NAME
+    if config.exists() and not is_of_flux(config):
+        raise InputError(
+            f"{config}: it is of another model than FLUX.1's transformer; name another directory"
+        )
     stem = re.escape(STEMS[layout])
     ours = re.compile(rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?")
     held = [*directory.glob(f"*{SUFFIX}"), *directory.glob("*.index*.json")]

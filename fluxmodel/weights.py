@@ -123,15 +123,16 @@ def save_mmdit(
     values = diffusers_values(model.config) if layout == "diffusers" else model.config.model_dump(mode="json")
     limit = _shard_bytes(max_shard_size, layout)
     pending = _pending(model, layout, dtype)
+    header = {"format": "pt", _HEADER_CONFIG: model.config.model_dump_json()}
     if path.suffix == SUFFIX and max_shard_size is not None:
         raise InputError(f"max_shard_size is given, but {path} is one file; name a directory for shards")
     try:
         if path.suffix == SUFFIX:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(path, pending, {"format": "pt", _HEADER_CONFIG: model.config.model_dump_json()})
+            write_tensors(path, pending, header)
         else:
             path.mkdir(parents=True, exist_ok=True)
-            _write_directory(path, layout, _shards(pending, limit), values)
+            _write_directory(path, layout, _shards(pending, limit), values, header)
     except OSError as error:
         raise InputError(
             f"weights {path}: cannot be written ({error.strerror}); choose another place"
@@ -161,7 +162,7 @@ def _fit(files: TensorFiles, config: MMDiTConfig | None) -> Fit:
         told = complete(fields, config)
         with torch.device("meta"):
             ours = MMDiT(told).state_dict()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # torch's, of sizes past all counting
         raise InputError(f"weights {files.path}: their shapes make no MM-DiT ({error})") from error
     wanted = {prefix + p.name: (p.rows, *ours[p.tensor].shape[1:]) for p in pieces(told, layout)}
     others = NEIGHBOURS if prefix else ()
@@ -298,9 +299,17 @@ def _shards(pending: list[Pending], limit: int | None) -> list[list[Pending]]:
 
 
 def _write_directory(
-    directory: Path, layout: Layout, shards: list[list[Pending]], values: dict[str, Any]
+    directory: Path,
+    layout: Layout,
+    shards: list[list[Pending]],
+    values: dict[str, Any],
+    header: dict[str, str],
 ) -> None:
-    """Write shards, index and config.json; whatever moment it is cut off at, no mixture can be read as a network."""
+    """Write shards, index and config.json; whatever moment it is cut off at, no mixture can be read as a network.
+
+    A single file is a network at once, before the old config.json is replaced: so its header has the new one. Shards
+    are none until their index is there, which is written last.
+    """
     stem, num = STEMS[layout], len(shards)
     old = outdated(directory, layout)
     for each in old:
@@ -312,7 +321,7 @@ def _write_directory(
         else [f"{stem}-{i:05d}-of-{num:05d}{SUFFIX}" for i in range(1, num + 1)]
     )
     for name, shard in zip(names, shards, strict=True):
-        write_tensors(directory / name, shard, {"format": "pt"})
+        write_tensors(directory / name, shard, header if num == 1 else {"format": "pt"})
     for each in old:
         if each.name not in names:
             each.unlink(missing_ok=True)
