@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
@@ -33,6 +34,7 @@ from fluxmodel.weight_layouts import (
 from fluxmodel.weight_places import INDEX_SUFFIX, STEMS, SUFFIX, find_weights, outdated
 
 _HEADER_CONFIG = "mmdit_config"
+_ASIDE = ".partial"
 _DIFFUSERS_SHARD = 10**10
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _CURES = (
@@ -123,16 +125,15 @@ def save_mmdit(
     values = diffusers_values(model.config) if layout == "diffusers" else model.config.model_dump(mode="json")
     limit = _shard_bytes(max_shard_size, layout)
     pending = _pending(model, layout, dtype)
-    header = {"format": "pt", _HEADER_CONFIG: model.config.model_dump_json()}
     if path.suffix == SUFFIX and max_shard_size is not None:
         raise InputError(f"max_shard_size is given, but {path} is one file; name a directory for shards")
     try:
         if path.suffix == SUFFIX:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(path, pending, header)
+            write_tensors(path, pending, {"format": "pt", _HEADER_CONFIG: model.config.model_dump_json()})
         else:
             path.mkdir(parents=True, exist_ok=True)
-            _write_directory(path, layout, _shards(pending, limit), values, header)
+            _write_directory(path, layout, _shards(pending, limit), values)
     except OSError as error:
         raise InputError(
             f"weights {path}: cannot be written ({error.strerror}); choose another place"
@@ -299,41 +300,39 @@ def _shards(pending: list[Pending], limit: int | None) -> list[list[Pending]]:
 
 
 def _write_directory(
-    directory: Path,
-    layout: Layout,
-    shards: list[list[Pending]],
-    values: dict[str, Any],
-    header: dict[str, str],
+    directory: Path, layout: Layout, shards: list[list[Pending]], values: dict[str, Any]
 ) -> None:
-    """Write shards, index and config.json; whatever moment it is cut off at, no mixture can be read as a network.
+    """Write shards, config.json and index aside, then put them in the place of the old.
 
-    A single file is a network at once, before the old config.json is replaced: so its header has the new one. Shards
-    are none until their index is there, which is written last.
+    Whatever moment it is cut off at, no mixture can be read as a network: while the old and the new weights stand
+    side by side there is neither an index nor a config.json.
     """
     stem, num = STEMS[layout], len(shards)
     old = outdated(directory, layout)
-    for each in old:
-        if each.name.endswith(INDEX_SUFFIX):
-            each.unlink()
     names = (
         [f"{stem}{SUFFIX}"]
         if num == 1
         else [f"{stem}-{i:05d}-of-{num:05d}{SUFFIX}" for i in range(1, num + 1)]
     )
-    for name, shard in zip(names, shards, strict=True):
-        write_tensors(directory / name, shard, header if num == 1 else {"format": "pt"})
-    for each in old:
-        if each.name not in names:
+    if folders := [each for each in old if each.is_dir()]:
+        raise InputError(f"weights {folders[0]}: cannot be written (it is a directory); choose another place")
+    aside = directory / _ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        for name, shard in zip(names, shards, strict=True):
+            write_tensors(aside / name, shard, {"format": "pt"})
+        written = [*names, CONFIG_NAME]
+        (aside / CONFIG_NAME).write_text(json.dumps(values, indent=2) + "\n")
+        if num > 1:
+            homes = {each.name: name for name, shard in zip(names, shards, strict=True) for each in shard}
+            size = sum(each.num_bytes for shard in shards for each in shard)
+            index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(homes.items()))}
+            written.append(f"{stem}{INDEX_SUFFIX}")
+            (aside / written[-1]).write_text(json.dumps(index, indent=2) + "\n")
+        for each in sorted([*old, directory / CONFIG_NAME], key=lambda each: each.name.endswith(SUFFIX)):
             each.unlink(missing_ok=True)
-    _write_text(directory / CONFIG_NAME, json.dumps(values, indent=2))
-    if num > 1:
-        homes = {each.name: name for name, shard in zip(names, shards, strict=True) for each in shard}
-        size = sum(each.num_bytes for shard in shards for each in shard)
-        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(homes.items()))}
-        _write_text(directory / f"{stem}{INDEX_SUFFIX}", json.dumps(index, indent=2))
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial_path = path.with_name(f"{path.name}.partial")
-    partial_path.write_text(text + "\n")
-    partial_path.replace(path)
+        for name in written:
+            (aside / name).replace(directory / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -156,24 +156,13 @@ def test_shards_hold_what_one_file_holds(layout, tmp_path):
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
 
 
-def header_and_tensors(content: bytes) -> tuple[list, bytes]:
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    return [start, header.pop("__metadata__"), *header.items()], content[start:]
-
-
 def test_the_bytes_are_those_safetensors_writes(tmp_path):
     model = random_model()
     model.double_blocks.to(torch.bfloat16)
     model.single_blocks.to(torch.float16)
     save_mmdit(model, tmp_path)
-    said = {"format": "pt", "mmdit_config": model.config.model_dump_json()}
-    save_file(model.state_dict(), tmp_path / "theirs", metadata=said)
-    (ours, its), (theirs, wanted) = (
-        header_and_tensors((tmp_path / name).read_bytes()) for name in ("model.safetensors", "theirs")
-    )
-    assert its == wanted
-    assert ours == theirs, "but for the order of the metadata, which safetensors leaves to chance"
+    save_file(model.state_dict(), tmp_path / "theirs", metadata={"format": "pt"})
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
 def test_one_file_alone_brings_its_configuration_along(tmp_path):
@@ -220,28 +209,6 @@ def test_writing_again_leaves_one_network(tmp_path):
         save_mmdit(model, tmp_path, max_shard_size=limit)
         assert are_identical(load_mmdit(tmp_path), model)
         assert not list(tmp_path.glob("*.partial"))
-
-
-def test_a_write_cut_off_leaves_no_mixture(tmp_path, monkeypatch):
-    save_mmdit(random_model(), tmp_path, max_shard_size=60_000)
-    num_shards = len(list(tmp_path.glob("model-*")))
-    calls = []
-
-    def die_at_the_second(path, *rest):
-        calls.append(path)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return write_tensors(path, *rest)
-
-    from fluxmodel import weights
-
-    write_tensors = weights.write_tensors
-    monkeypatch.setattr(weights, "write_tensors", die_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        save_mmdit(random_model(seed=2), tmp_path, max_shard_size=60_000)
-    assert len(list(tmp_path.glob("model-*"))) == num_shards
-    with pytest.raises(ValueError, match="no index of the shards"):
-        load_mmdit(tmp_path)
 
 
 # What the tensors become

@@ -1,11 +1,13 @@
 """Where weights are written: cut off at any moment, and over what stands there already."""
 
 import json
+from collections import Counter
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 
-from fluxmodel import weights
 from fluxmodel.errors import InputError
 from fluxmodel.weights import load_mmdit, save_mmdit
 from tests.fluxmodel.tiny_weights import DEV, are_identical, changed, random_model, write_hollow
@@ -14,30 +16,55 @@ CLIP = {"architectures": ["CLIPTextModel"], "hidden_size": 768, "num_attention_h
 
 
 @pytest.mark.parametrize("layout", ["flux", "diffusers"])
+@pytest.mark.parametrize("new_limit", [None, "60KB"], ids=["one file", "shards"])
 @pytest.mark.parametrize("limit", [None, "60KB"], ids=["over one file", "over shards"])
-def test_a_write_cut_off_before_its_config_is_the_new_network(layout, limit, tmp_path, monkeypatch):
-    save_mmdit(random_model(), tmp_path, layout, max_shard_size=limit)
-    new = random_model(changed(axes_dim=(8, 4, 4)), seed=2)  # the same shapes, turned otherwise
+def test_wherever_a_write_is_cut_off_no_mixture_is_read(layout, limit, new_limit, tmp_path, monkeypatch):
+    old, new = (
+        random_model(),
+        random_model(changed(axes_dim=(8, 4, 4)), seed=2),
+    )  # same shapes, turned otherwise
+    left = Counter()
+    for last_step in count():
+        directory = tmp_path / str(last_step)
+        save_mmdit(old, directory, layout, max_shard_size=limit)
+        with monkeypatch.context() as patch:
+            died = die_at_step(patch, last_step)
+            with suppress(KeyboardInterrupt):
+                save_mmdit(new, directory, layout, max_shard_size=new_limit)
+        try:
+            found = load_mmdit(directory)
+        except InputError:
+            left["refused"] += 1
+        else:
+            meant = next(each for each in (old, new) if each.config == found.config)
+            assert are_identical(found, meant)
+            left["old" if meant is old else "new"] += 1
+        assert not any(directory.glob("*.partial*"))
+        if not died:
+            break
+    assert left["new"] >= 1
+    assert left["old"] >= 2, "while the new network is written the old one stands"
+    save_mmdit(new, tmp_path / "0", layout)  # what was left over is no hindrance
+    assert are_identical(load_mmdit(tmp_path / "0"), new)
 
-    def die(*_):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "_write_text", die)
-    with pytest.raises(KeyboardInterrupt):
-        save_mmdit(new, tmp_path, layout)
-    again = load_mmdit(tmp_path)
-    assert again.config == new.config
-    assert are_identical(again, new)
+def die_at_step(patch, last_step: int) -> list[bool]:
+    """Let the process be interrupted before its n-th change of the directory; the list returned says that it was."""
+    steps, died = count(), []
 
+    def dying(change):
+        def changing(path, *given, **options):
+            if (change is not unlink or path.exists()) and next(steps) == last_step:
+                died.append(True)
+                raise KeyboardInterrupt
+            return change(path, *given, **options)
 
-@pytest.mark.parametrize("layout", ["flux", "diffusers"])
-def test_equal_networks_are_equal_bytes_with_the_configuration_in_the_header(layout, tmp_path):
-    for name in ("one", "other"):
-        save_mmdit(random_model(), tmp_path / name, layout)
-    (file,) = (tmp_path / "one").glob("*.safetensors")
-    assert file.read_bytes() == (tmp_path / "other" / file.name).read_bytes()
-    with safe_open(str(file), "pt") as opened:
-        assert json.loads(opened.metadata()["mmdit_config"]) == DEV.model_dump(mode="json")
+        return changing
+
+    unlink = Path.unlink
+    for name in ("replace", "mkdir", "write_text", "unlink"):
+        patch.setattr(Path, name, dying(getattr(Path, name)))
+    return died
 
 
 @pytest.mark.parametrize(
