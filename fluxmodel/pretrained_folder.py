@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from fluxmodel.errors import InputError
 
 INDEX = "model_index.json"
@@ -69,6 +71,44 @@ def refuse_pickles(folder: Path) -> None:
             f"{pickles[0]} is a pickle, which can run code when it is read; "
             "download or save the pipeline with safetensors weights."
         )
+
+
+def read_network(kind: Any, folder: Path, dtype: Any) -> Any:
+    """Read a network of diffusers or transformers; a tensor that is missing would be drawn at random, so it is refused.
+
+    Args:
+        kind: the network's class.
+        folder: its config.json and safetensors weights.
+        dtype: torch dtype of the network.
+
+    Raises:
+        InputError: the folder is missing, damaged, quantised, pickled, or of another class.
+    """
+    if "quantization_config" in read_json(folder / "config.json"):
+        raise InputError(
+            f"{folder / 'config.json'}: these weights are quantised, which is not read; use the unquantised ones."
+        )
+    refuse_pickles(folder)
+    try:
+        with quiet_libraries():
+            network, found = kind.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{folder}: cannot be read as {kind.__name__} ({said}); download it again."
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"{folder}: the weights lack {', '.join(missing[:3])} "
+            f"({len(missing)} in all); download {folder.name} again."
+        )
+    return network
 
 
 @contextmanager

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fluxmodel.errors import InputError
-from fluxmodel.pretrained_folder import quiet_libraries, read_json, refuse_pickles
+from fluxmodel.pretrained_folder import quiet_libraries, read_network
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,6 @@ class FluxAutoencoder(nn.Module):
             InputError: diffusers is not installed, or the folder is missing, damaged, pickled or of another shape.
         """
         folder = Path(directory)
-        read_json(folder / "config.json")
-        refuse_pickles(folder)
         try:
             with quiet_libraries():
                 import diffusers
@@ -67,26 +64,7 @@ class FluxAutoencoder(nn.Module):
                 "install it with `pip install 'fluxline[flux]'`."
             ) from error
         diffusers.utils.logging.disable_progress_bar()
-        try:
-            with quiet_libraries():
-                kind: Any = diffusers.AutoencoderKL
-                network, found = kind.from_pretrained(
-                    str(folder),
-                    dtype=dtype,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    output_loading_info=True,
-                )
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-            said = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"{folder}: cannot be read as AutoencoderKL ({said}); download it again."
-            ) from error
-        if missing := sorted(found["missing_keys"]):
-            raise InputError(
-                f"{folder}: the weights lack {', '.join(missing[:3])} ({len(missing)} in all); download vae again."
-            )
-        return cls(network).eval()
+        return cls(read_network(diffusers.AutoencoderKL, folder, dtype)).eval()
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h/8 w/8"]:

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fluxmodel.encoders.text import EncodedText
 from fluxmodel.errors import InputError
-from fluxmodel.pretrained_folder import quiet_libraries, read_json, refuse_pickles
+from fluxmodel.pretrained_folder import quiet_libraries, read_network
 
 
 class FluxTextEncoder(nn.Module):
@@ -54,9 +53,9 @@ class FluxTextEncoder(nn.Module):
         directory, t5_tokenizer = Path(directory), getattr(transformers, "T5TokenizerFast")  # noqa: B009 (untyped)
         transformers.utils.logging.disable_progress_bar()
         return cls(
-            _network(transformers.CLIPTextModel, directory / "text_encoder", dtype),
+            read_network(transformers.CLIPTextModel, directory / "text_encoder", dtype),
             _tokenizer(transformers.CLIPTokenizer, directory / "tokenizer"),
-            _network(transformers.T5EncoderModel, directory / "text_encoder_2", dtype),
+            read_network(transformers.T5EncoderModel, directory / "text_encoder_2", dtype),
             _tokenizer(t5_tokenizer, directory / "tokenizer_2"),
             max_tokens,
         ).eval()
@@ -94,36 +93,6 @@ def _token_ids(tokenizer: Any, captions: list[str], length: int) -> Tensor:
         return tokenizer(
             captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).input_ids
-
-
-def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Read a network of transformers; a tensor that is missing would be drawn at random, so it is refused."""
-    config = read_json(folder / "config.json")
-    if "quantization_config" in config:
-        raise InputError(
-            f"{folder / 'config.json'}: these weights are quantised, which is not read; use the unquantised ones."
-        )
-    refuse_pickles(folder)
-    try:
-        with quiet_libraries():
-            network, found = kind.from_pretrained(
-                str(folder),
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{folder}: cannot be read as {kind.__name__} ({said}); download it again."
-        ) from error
-    if missing := sorted(found["missing_keys"]):
-        raise InputError(
-            f"{folder}: the weights lack {', '.join(missing[:3])} "
-            f"({len(missing)} in all); download {folder.name} again."
-        )
-    return network
 
 
 def _tokenizer(kind: Any, folder: Path) -> Any:

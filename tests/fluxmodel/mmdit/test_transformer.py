@@ -1,7 +1,6 @@
 """The MM-DiT against diffusers' FluxTransformer2DModel with the same weights, and against FLUX.1's counts."""
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.rope import rotate
 from fluxmodel.mmdit.transformer import MMDiT
 from fluxmodel.randomness import keyed_generator
+from tests.fluxmodel.tiny_weights import new_in_diffusers
 
 HIDDEN, HEADS, NUM_TEXT = 48, 2, 5
 SIZES = {"wide": (6, 8), "odd": (10, 14)}
@@ -116,22 +116,7 @@ def to_diffusers(model: MMDiT) -> dict[str, torch.Tensor]:
 
 
 def diffusers_twin(model: MMDiT):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what diffusers and its dependencies warn of is theirs to mend
-        from diffusers import FluxTransformer2DModel
-
-        config = model.config
-        twin = FluxTransformer2DModel(
-            in_channels=config.in_channels,
-            num_layers=config.depth,
-            num_single_layers=config.depth_single_blocks,
-            attention_head_dim=config.head_dim,
-            num_attention_heads=config.num_heads,
-            joint_attention_dim=config.context_in_dim,
-            pooled_projection_dim=config.vec_in_dim,
-            guidance_embeds=config.guidance_embed,
-            axes_dims_rope=(8, 8, 8),
-        )
+    twin = new_in_diffusers(model.config)
     twin.load_state_dict(to_diffusers(model), strict=True)
     return twin
 
