@@ -90,7 +90,7 @@ def held_bytes(root: str | Path) -> int:
 
 
 def trim(root: str | Path, limit: float) -> int:
-    """Remove segments that nobody holds, longest unused first, until at most `limit` bytes are left; return how many."""
+    """Remove segments that nobody holds, longest unused first, until `limit` bytes are left; return how many."""
     left = held_bytes(root)
     segments = list(Path(root).glob("*/*/*.values")) if left > limit else []
     for segment in sorted(segments, key=_used):
