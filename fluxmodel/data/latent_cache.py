@@ -188,15 +188,20 @@ class EncodedDataset:
     noise_seeds: list[int] | None = None
 
     @classmethod
-    def from_directory(cls, directory: str | Path) -> EncodedDataset:
+    def from_directory(cls, directory: str | Path, mapped: bool = False) -> EncodedDataset:
         """Read what `encode_dataset` wrote.
+
+        Args:
+            directory: an encoded dataset.
+            mapped: leave the latents in their file, fp16: what is read of them is read when it is, and the pages are
+                shared with every process that trains on them. Otherwise they are float32 in memory.
 
         Raises:
             ArtifactError: a file is missing or damaged, or captions and latents differ in number.
         """
         try:
             tensors = load_file(str(Path(directory) / "latents.safetensors"))
-            latents = tensors["latents"].float()
+            latents = tensors["latents"] if mapped else tensors["latents"].float()
             rows = json.loads((Path(directory) / "captions.json").read_text())
             names = Path(directory) / "ids.json"
             ids = json.loads(names.read_text()) if names.exists() else [str(i) for i in range(len(rows))]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from fluxmodel.data.batches import PackedLatents
 from fluxmodel.data.captioning import CaptionRow, write_rows
 from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.data.curation import curate
@@ -14,7 +16,9 @@ from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.latent_cache import ENCODE_BATCH, EncodedDataset, encode_dataset
 from fluxmodel.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from fluxmodel.errors import ArtifactError, InputError
+from fluxmodel.flow.packing import pack
 from fluxmodel.pixels import to_signed
+from tests.kit import run_python
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,50 @@ def test_damaged_encodings_are_refused(dataset, autoencoder, tmp_path):
     (tmp_path / "latents.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(ArtifactError, match="encode again"):
         EncodedDataset.from_directory(tmp_path)
+
+
+def test_latents_left_in_their_file_give_the_same_batches(dataset, autoencoder, tmp_path):
+    encode_dataset(dataset, autoencoder, tmp_path)
+    read, mapped = (EncodedDataset.from_directory(tmp_path, mapped=value) for value in (False, True))
+    assert (read.latents.dtype, mapped.latents.dtype) == (torch.float32, torch.float16)
+    samples = torch.tensor([5, 0, 5, 17])
+    expected = pack(read.latents)
+    for latents in (read.latents, mapped.latents):
+        packed = PackedLatents(latents)
+        assert packed.shape == expected.shape
+        assert len(packed) == len(expected)
+        assert packed[samples].dtype == torch.float32
+        assert torch.equal(packed[samples], expected[samples])
+        assert torch.equal(packed[2:4], expected[2:4])
+
+
+def test_latents_left_in_their_file_take_no_memory_until_they_are_read(tmp_path):
+    """Of 51 MB a tenth is read, and that is what becomes resident in a process of its own, MB."""
+    save_file(
+        {"latents": torch.zeros(50_000, 8, 8, 8, dtype=torch.float16)}, tmp_path / "latents.safetensors"
+    )
+    (tmp_path / "captions.json").write_text(json.dumps([[]] * 50_000))
+    code = f"""
+import torch
+from pathlib import Path
+from fluxmodel.data.batches import PackedLatents
+from fluxmodel.data.latent_cache import EncodedDataset
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+packed = PackedLatents(torch.zeros(200, 8, 8, 8))[:100]
+before = resident()
+packed = PackedLatents(EncodedDataset.from_directory({str(tmp_path)!r}, mapped=True).latents)
+packed[:100]
+start = resident()
+for first in range(0, 5000, 100):
+    packed[first : first + 100]
+print(start - before, resident() - start)
+"""
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    first, tenth = map(float, done.stdout.split())
+    assert first < 40, "half of it are the captions"
+    assert tenth < 15, "51 MB of latents were read as a whole"
 
 
 # The cache
