@@ -39,7 +39,7 @@ def print_pruned(done: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    shown = [each for each in done["going"] if each["kind"] in ("version", "artifact")]
+    shown = [each for each in done["going"] if each["kind"] in ("version", "artifact", "cache")]
     for each in shown[:_MOST_ROWS]:
         what = f"{each['kind']} {each['name']}"
         console.print(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flows.agenda import ACTIVE, Agenda, read_agenda
 from flows.servers import RunningServers
+from fluxmodel.data.cache_quota import cache_limit, holdings
 from fluxmodel.errors import FluxlineError
 from tasks.awaited import Awaited, versions_awaited
 from tasks.devices import devices
@@ -99,7 +100,11 @@ class Disk:
 
 @dataclass(frozen=True)
 class Status:
-    """All that `fluxline status` tells; `devices` says of each GPU who holds it, empty for nobody."""
+    """All that `fluxline status` tells.
+
+    `devices` says of each GPU who holds it, empty for nobody; `caches` what each kind of cache holds, in bytes;
+    `caches_limit` is their quota, -1 where its setting is no number.
+    """
 
     home: str
     time: float
@@ -112,6 +117,8 @@ class Status:
     approvals_trouble: str
     last: LastRun | None
     disk: Disk
+    caches: dict[str, int]
+    caches_limit: int
 
 
 def read_status(home: Home | None = None) -> Status:
@@ -133,6 +140,8 @@ def read_status(home: Home | None = None) -> Status:
         approvals_trouble=trouble,
         last=_last(home),
         disk=_disk(home.root),
+        caches=_caches(home),
+        caches_limit=_caches_limit(home),
     )
 
 
@@ -332,3 +341,17 @@ def _disk(root: Path) -> Disk:
                 used += found.st_blocks * 512
         is_whole = time.monotonic() < deadline or not waiting
     return Disk(used, is_whole, shutil.disk_usage(place).free)
+
+
+def _caches(home: Home) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for each in holdings(home.cache):
+        sizes[each.name] = sizes.get(each.name, 0) + each.num_bytes
+    return sizes
+
+
+def _caches_limit(home: Home) -> int:
+    try:
+        return cache_limit(home.root)
+    except FluxlineError:
+        return -1

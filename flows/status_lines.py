@@ -47,6 +47,7 @@ def status_lines(status: Status) -> list[str]:
         *_row("mlflow", [_owed(status)] if status.owed else []),
         *_row("last", _last(status)),
         *_row("disk", [_disk(status)]),
+        *_row("caches", [_caches(status)] if status.caches else []),
     ]
 
 
@@ -152,6 +153,13 @@ def _last(status: Status) -> list[str]:
 def _disk(status: Status) -> str:
     more = "" if status.disk.is_whole else "more than "
     return f"{more}{_size(status.disk.used)} in {status.home}, {_size(status.disk.free)} free"
+
+
+def _caches(status: Status) -> str:
+    held = ", ".join(f"{name} {_size(size)}" for name, size in sorted(status.caches.items()))
+    if status.caches_limit < 0:
+        return f"{held}; FLUXLINE_CACHE_LIMIT is no number of bytes"
+    return f"{held}; at most {_size(status.caches_limit)} together"
 
 
 def _size(num_bytes: int) -> str:

@@ -24,6 +24,15 @@ def _encode(run: StageRun, dataset: ArtifactRef, captions: ArtifactRef, autoenco
         dataset=str(run.path(dataset)),
         captions=str(run.path(captions)),
         autoencoder=str(run.path(autoencoder)),
+        cache=str(run.home.cache),
     )
     figures = numbers(read_json(final / "config.json"))
-    return Outcome(final, f"{figures.get('num_samples', 0):.0f} images encoded", figures)
+    return Outcome(final, _gave(read_json(final / "reuse.json")), figures)
+
+
+def _gave(reuse: dict[str, int]) -> str:
+    """Return "encoded 11 of 1356 images, 1345 from the cache"."""
+    num_encoded, num_reused = reuse.get("num_encoded", 0), reuse.get("num_from_cache", 0)
+    if not num_reused:
+        return f"{num_encoded} images encoded"
+    return f"encoded {num_encoded} of {num_encoded + num_reused} images, {num_reused} from the cache"

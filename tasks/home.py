@@ -48,6 +48,11 @@ class Home:
         return self.root / "features"
 
     @property
+    def cache(self) -> Path:
+        """Latents, embeddings, measurements by content, shared by all runs; it may be deleted while nothing runs."""
+        return self.root / "cache"
+
+    @property
     def watches(self) -> Path:
         """What each watched data set looked like when it was last looked at."""
         return self.root / "watches"

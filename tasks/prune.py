@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fluxmodel.data import cache_quota
 from tasks import registry, tracking
 from tasks.artifacts import ArtifactStore, StoredArtifact
 from tasks.home import Home
@@ -90,7 +91,8 @@ def plan(home: Home, rules: PruneRules, now: float | None = None) -> PrunePlan:
     if rules.quota:
         going, kept = _until_quota(going, kept, store_bytes, rules)
     work = list(_old_work(home, rules, now))
-    made = PrunePlan([*dropped, *going, *work], kept, store_bytes, "")
+    caches = list(_old_caches(home, rules, now))
+    made = PrunePlan([*dropped, *going, *work, *caches], kept, store_bytes, "")
     return PrunePlan(made.going, kept, store_bytes, _quota_said(made, rules))
 
 
@@ -120,6 +122,8 @@ def _remove(home: Home, going: Going) -> None:
         registry.drop_version(home, going.what)
     elif going.kind == "work":
         shutil.rmtree(going.what)
+    elif going.kind == "cache":
+        cache_quota.remove(going.what)
     else:
         stored: StoredArtifact = going.what
         if stored.ref is not None:
@@ -188,6 +192,24 @@ def _old_work(home: Home, rules: PruneRules, now: float) -> Iterator[Going]:
         if folder.name not in kept and age >= rules.older_than and not _is_locked(folder / "lock"):
             size = sum(path.stat().st_size for path in files)
             yield Going("work", folder.name[:12], size, age, "logs and scratch of a run that is over", folder)
+
+
+def _old_caches(home: Home, rules: PruneRules, now: float) -> Iterator[Going]:
+    """Caches by content that were not used for long, and the longest unused of those beyond their own quota."""
+    held = cache_quota.holdings(home.cache)
+    left, limit = sum(each.num_bytes for each in held), cache_quota.cache_limit(home.root)
+    for each in held:
+        age = (now - each.used) / DAY
+        if not each.is_open and (age >= rules.older_than or left > limit):
+            left -= each.num_bytes
+            said = (
+                f"not used for {rules.older_than:g} days"
+                if age >= rules.older_than
+                else "beyond the quota of caches"
+            )
+            yield Going(
+                "cache", f"{each.name} {each.folder.name[:8]}", each.num_bytes, age, said, each.folder
+            )
 
 
 def _is_locked(path: Path) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fluxmodel.data.caption_mix import CaptionMix
@@ -37,11 +37,25 @@ class FlowBatch:
         return FlowBatch(self.data[part], self.noise[part], self.t[part], self.txt[part], self.pooled[part])
 
 
+class PackedLatents:
+    """Latents as tokens [n, tokens, channels] in float32, packed when they are asked for: they may lie in a file."""
+
+    def __init__(self, latents: Float[Tensor, "n c h w"]):
+        self._latents = latents
+        self.shape = pack(latents[:1]).expand(len(latents), -1, -1).shape
+
+    def __len__(self) -> int:
+        return len(self._latents)
+
+    def __getitem__(self, samples: Int[Tensor, " b"] | slice) -> Float[Tensor, "b tokens channels"]:
+        return pack(self._latents[samples].float())
+
+
 class CaptionedLatents:
-    """An encoded dataset in memory, packed, its captions embedded once.
+    """An encoded dataset, its captions embedded once.
 
     Attributes:
-        data: packed latents [n, tokens, channels].
+        data: packed latents.
         height, width: of the latents before packing.
         noise: the noise of each latent, where the dataset holds pairs; else None.
     """
@@ -61,7 +75,7 @@ class CaptionedLatents:
         Raises:
             InputError: `mix` leaves an image without a caption.
         """
-        self.data = pack(encoded.latents)
+        self.data = PackedLatents(encoded.latents)
         self.height, self.width = encoded.latents.shape[-2:]
         self.noise = None
         if encoded.noise_seeds is not None:

@@ -25,6 +25,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
+from fluxmodel.data.cache_quota import LIMIT, ROOM, cache_limit, trim
 from fluxmodel.data.cache_segments import ENTRY, SegmentReader, SegmentWriter, prefix_of
 
 RECIPE = "recipe.json"
@@ -76,6 +77,7 @@ class ContentCache:
         self._used: set[int] = set()
         self._writer: SegmentWriter | None = None
         self._writer_number = -1
+        self._has_written = False
         self._pid = os.getpid()
         self._tried(self._open)
 
@@ -134,7 +136,9 @@ class ContentCache:
                 reader.close()
             if self._lock >= 0:
                 os.close(self._lock)
-            self._lock = -1
+            if self._has_written:
+                trim(self.root, ROOM * cache_limit(self.root))
+            self._lock, self._has_written = -1, False
             self._readers, self._recent = [], {}
             self._prefixes, self._places = np.empty(0, np.uint64), np.empty(0, np.int64)
             self.trouble = self.trouble or "closed"
@@ -173,6 +177,7 @@ class ContentCache:
         if self._pid != os.getpid():  # forked: the segment is the parent's
             self._writer, self._pid = None, os.getpid()
         writer = self._writer or self._begin()
+        self._has_written = True
         entries = writer.append(list(self._pending.items()))
         for prefix, offset in entries.tolist():
             self._recent.setdefault(prefix, []).append(self._writer_number << _SEGMENT_SHIFT | offset >> 4)
@@ -188,8 +193,14 @@ class ContentCache:
         """Go on with a segment that nobody writes, else begin one.
 
         Raises:
-            OSError: nothing can be written here.
+            OSError: nothing can be written here, or the quota is used up.
+            InputError: the quota is no number.
         """
+        limit = cache_limit(self.root)
+        if trim(self.root, ROOM * limit) >= limit:
+            raise OSError(
+                f"the caches may hold {limit / 1e9:.3g} GB, and all that they hold is in use; see {LIMIT}"
+            )
         for number, reader in enumerate(self._readers):
             if reader.is_clean and reader.end < SEGMENT_BYTES:
                 with suppress(OSError):

@@ -7,7 +7,7 @@ and fits them. No file holds a time or a place, so equal input gives equal bytes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,6 +115,10 @@ class CuratedDataset:
         """Return the ids of a split."""
         return list(self._texts(split)["id"])
 
+    def pixel_digests(self, split: str) -> list[str]:
+        """Return the sha256 of each image's size and decoded pixels, as hex."""
+        return list(self._texts(split)["pixel_sha256"])
+
     def scenes(self, split: str) -> list[str | None]:
         """Return the ground truth of each image as JSON, None where there is none."""
         return list(self._texts(split)["scene"])
@@ -133,12 +137,17 @@ class CuratedDataset:
             pixels[index] = image
         return pixels
 
-    def iter_pixels(self, split: str) -> Iterator[np.ndarray]:
-        """Yield the images of a split one by one, uint8 RGB [image_size, image_size, 3]."""
+    def iter_pixels(self, split: str, wanted: Collection[int] | None = None) -> Iterator[np.ndarray]:
+        """Yield the images of a split one by one, uint8 RGB [image_size, image_size, 3].
+
+        Where the places `wanted` are given only those are decoded, in the order of the split.
+        """
         from fluxmodel.data.decode import Refusal, decode, fit
 
         max_pixels = self.record["rules"]["max_pixels"]
-        for row in self._rows(split, ["id", "image"]):
+        for place, row in enumerate(self._rows(split, ["id", "image"])):
+            if wanted is not None and place not in wanted:
+                continue
             try:
                 yield fit(decode(row["image"]["bytes"], max_pixels), self.image_size)
             except Refusal as refusal:
@@ -149,7 +158,7 @@ class CuratedDataset:
     def _texts(self, split: str) -> dict[str, list]:
         """Return the columns without images, read once a split."""
         if split not in self._columns:
-            columns: dict[str, list] = {"id": [], "captions": [], "scene": []}
+            columns: dict[str, list] = {"id": [], "captions": [], "scene": [], "pixel_sha256": []}
             for row in self._rows(split, list(columns)):
                 for name, values in columns.items():
                     values.append(row[name])

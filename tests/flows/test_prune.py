@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import run_command
+from fluxmodel.data.content_cache import ContentCache
 from tasks import registry, tracking
 from tasks.artifacts import ArtifactStore
 from tasks.home import Home
@@ -82,3 +83,34 @@ def test_beside_a_run_it_only_looks(home, capfd):
         assert run_command(["prune", "--yes"]) == 2
     assert "A run works in" in capfd.readouterr().err
     assert len(ArtifactStore(home).listing()) == 3
+
+
+def test_caches_are_shown_and_emptied(home, capfd):
+    with ContentCache(home.cache, {"name": "latents"}) as cache:
+        cache.put("00" * 32, bytes(5_000_000))
+    assert run_command(["status"]) == 0
+    assert "caches    latents 5 MB; at most" in capfd.readouterr().out
+    assert run_command(["prune", "--older-than", "1"]) == 0
+    assert "cache latents" not in capfd.readouterr().out, "it was used just now"
+    then = time.time() - 9 * 86_400
+    for path in cache.folder.iterdir():
+        os.utime(path, (then, then))
+    assert run_command(["prune"]) == 0
+    said = capfd.readouterr().out
+    assert "5.0 MB  cache latents" in said
+    assert "9 days  not used for 7 days" in said
+    assert cache.folder.is_dir()
+    assert run_command(["prune", "--yes"]) == 0
+    assert not cache.folder.exists()
+    assert run_command(["status"]) == 0
+    assert "at most" not in capfd.readouterr().out
+
+
+def test_caches_beyond_their_quota_go_however_young(home, monkeypatch):
+    with ContentCache(home.cache, {"name": "latents"}) as cache:
+        cache.put("00" * 32, bytes(5_000_000))
+    monkeypatch.setenv("FLUXLINE_CACHE_LIMIT", "1e6")
+    assert run_command(["prune", "--yes"]) == 0
+    assert not cache.folder.exists()
+    monkeypatch.setenv("FLUXLINE_CACHE_LIMIT", "much")
+    assert run_command(["prune"]) == 2

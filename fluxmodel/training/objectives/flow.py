@@ -66,7 +66,7 @@ class FlowObjective:
         self.job = job
         self.settings = FlowSettings.model_validate(job.objective)
         self.encoder = WordEncoder(self.settings.text)
-        encoded = EncodedDataset.from_directory(job.data)
+        encoded = EncodedDataset.from_directory(job.data, mapped=True)
         self.latents = CaptionedLatents(encoded, self.encoder, self.settings.caption_mix, job.seed, job.data)
         if self.settings.coupling == "pairs" and self.latents.noise is None:
             raise InputError(f"objective.coupling is pairs, but {job.data} holds no pairs; draw them first")

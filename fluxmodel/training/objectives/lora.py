@@ -90,7 +90,7 @@ class LoraObjective:
         self.images = open_style(job.inputs["style"], self.settings.trigger, index.image_size)
         mix = self.settings.caption_mix
         self.prior = CaptionedLatents(
-            EncodedDataset.from_directory(job.data), self.encoder, mix, job.seed, job.data
+            EncodedDataset.from_directory(job.data, mapped=True), self.encoder, mix, job.seed, job.data
         )
         self.styled = CaptionedLatents(
             encode_style(self.images, job.inputs["autoencoder"]),

@@ -137,7 +137,7 @@ def test_checkpoints_hold_adapters_only_and_resume_bit_for_bit(parts, tmp_path):
 
 def test_every_batch_holds_its_share_of_prior_data_on_every_rank(parts, tmp_path):
     objective = LoraObjective(lora_job(parts, tmp_path, batch_size=12))
-    styled = {tuple(row.flatten()[:4].tolist()) for row in objective.styled.data}
+    styled = {tuple(row.flatten()[:4].tolist()) for row in objective.styled.data[:]}
     for part in (slice(0, 6), slice(6, 12)):
         rows = objective.batch(3, part).data
         num = sum(tuple(row.flatten()[:4].tolist()) in styled for row in rows)
