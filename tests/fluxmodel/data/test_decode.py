@@ -10,6 +10,7 @@ from PIL import Image
 
 from fluxmodel.data.decode import Refusal, decode, encode_png, fit
 from fluxmodel.data.records import EXPLANATIONS, Reason
+from tests.fluxmodel.data.odd_images import tiff
 from tests.fluxmodel.data.pictures import encoded, flipped, picture, png_declaring, raw_png
 
 PICTURE = picture(0)
@@ -42,7 +43,7 @@ def grey(values: np.ndarray) -> np.ndarray:
         pytest.param(encoded(np.full((8, 8), np.nan, np.float32), "TIFF"), Reason.UNKNOWN_RANGE, id="NaN"),
         pytest.param(encoded(np.full((8, 8), 1e6, np.float32), "TIFF"), Reason.UNKNOWN_RANGE, id="float 1e6"),
         pytest.param(encoded(np.full((8, 8), -1, np.int32), "TIFF"), Reason.UNKNOWN_RANGE, id="negative int"),
-        pytest.param(encoded(Image.new("LAB", (8, 8)), "TIFF"), Reason.UNSUPPORTED_MODE, id="Lab"),
+        pytest.param(tiff(np.zeros((8, 8, 3), np.uint16), 8), Reason.UNSUPPORTED_MODE, id="16-bit Lab"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_reason(data, reason):
