@@ -40,7 +40,7 @@ def _transform(profile: bytes, mode: str):
         return None, "ignored"
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space
+        space = getattr(source.profile, "xcolor_space", "")
         if mode not in _SPACES.get(space, ()):
             return None, "ignored"
         taken = _SPACES[space][0]

@@ -172,7 +172,8 @@ def _opened(data: bytes, max_pixels: int):
             raise
         image = Image.open(io.BytesIO(png_without_texts(data)), formats=["PNG"])
     check_size(*image.size, max_pixels)
-    painted = sum((right - left) * (low - high) for _, (left, high, right, low), *_ in image.tile)
+    boxes = (tile[1] or (0, 0, *image.size) for tile in image.tile)
+    painted = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
     if painted > _MAX_PAINTED * image.width * image.height:
         raise Refusal(
             Reason.CORRUPT, f"{len(image.tile)} pieces cover {painted} pixels, many times the image"

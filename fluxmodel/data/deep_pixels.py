@@ -58,8 +58,13 @@ def _raw_mode(image) -> tuple[str, str]:
     if match:
         order = match[2] if match[2] != "N" else "L" if sys.byteorder == "little" else "B"
         return match[1], order
-    tags = getattr(image, "tag_v2", {})
-    if len(stored) == 1 and tags.get(_PLANES) == _SEPARATE and 16 in np.atleast_1d(tags.get(_BITS, 8)):
+    tags = getattr(image, "tag_v2", None)
+    if (
+        tags
+        and len(stored) == 1
+        and tags.get(_PLANES) == _SEPARATE
+        and 16 in np.atleast_1d(tags.get(_BITS, 8))
+    ):
         if image.mode == "CMYK":
             raise Refusal(Reason.UNSUPPORTED_MODE, "16-bit inks in separate planes are not supported")
         return "RGBA", "L" if tags.prefix == b"II" else "B"

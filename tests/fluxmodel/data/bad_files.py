@@ -320,7 +320,7 @@ CAPTIONS: tuple[tuple[str, bytes | None, Reason | None], ...] = (
     ("no caption.png", None, Reason.MISSING_CAPTION),
     ("blank caption.png", b" \n\t ", Reason.EMPTY_CAPTION),
     ("long caption.png", b"word " * 200_000, Reason.CAPTION_TOO_LONG),
-    ("marks caption.png", "a".encode() + "\u0315\u0300".encode() * 240_000, Reason.CAPTION_TOO_LONG),
+    ("marks caption.png", b"a" + "\u0315\u0300".encode() * 240_000, Reason.CAPTION_TOO_LONG),
     ("control caption.png", b"a \x00 picture \x1b[31m", Reason.CONTROL_CHARACTERS),
     ("latin caption.png", b"p\xe2t\xe9", Reason.MISSING_CAPTION),
     ("mark of byte order.png", "\ufeffa cafe\u0301".encode(), None),
