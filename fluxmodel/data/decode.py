@@ -252,6 +252,10 @@ def _planes(colors, image, data: bytes):
         return colors.convert("L") if mode == "1" else colors, _keyed(colors, key, data)
     if mode in ("1", "P", "YCbCr", "HSV", "RGBX"):
         return colors.convert("L" if mode == "1" else "RGB"), None
+    if mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        return _inverted(
+            colors
+        ), None  # Pillow takes every such file for Adobe's, which stores ink upside down
     if mode in ("L", "RGB", "CMYK", "LAB"):
         return colors, None
     raise Refusal(Reason.UNSUPPORTED_MODE, f"the colour model {mode!r} is not supported")
@@ -261,6 +265,12 @@ def _picture(pixels: np.ndarray):
     from PIL import Image
 
     return Image.fromarray(pixels)
+
+
+def _inverted(image):
+    from PIL import ImageChops
+
+    return ImageChops.invert(image)
 
 
 def _keyed(image, key: int | tuple[int, ...], data: bytes) -> np.ndarray:

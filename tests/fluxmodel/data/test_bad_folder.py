@@ -11,7 +11,8 @@ import pytest
 from fluxmodel.data.curation import CuratedDataset, CurationReport, CurationRules, curate
 from fluxmodel.data.decode import Refusal, decode
 from fluxmodel.data.records import Reason
-from tests.fluxmodel.data.bad_files import Kind, all_kinds, write_folder
+from tests.fluxmodel.data.bad_files import Kind, all_kinds
+from tests.fluxmodel.data.bad_folder import write_folder
 from tests.fluxmodel.data.pictures import encoded, picture
 
 RULES = CurationRules(near_duplicate_distance=None, test_fraction=0)
