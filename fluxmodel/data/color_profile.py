@@ -24,7 +24,7 @@ def rgb_of(image, profile: bytes | None) -> tuple[np.ndarray, ProfileUse]:
         return np.asarray(_lab_transform().apply(image)), "converted"
     transform, use = _transform(profile, image.mode) if profile else (None, "none")
     if transform is None:
-        return np.asarray(image.convert("RGB")), use
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), use
     if transform.input_mode == "L":
         return _levels(transform)[np.asarray(image)], use
     source = image if image.mode == transform.input_mode else image.convert(transform.input_mode)

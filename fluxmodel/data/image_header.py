@@ -29,6 +29,9 @@ _FOREIGN = {
     b"\xff\x4f\xff\x51": "JPEG 2000",
     b"\0\0\0\0ftyphei": "HEIC",
 }
+# Far more than any file has before its picture (a profile of 16 MB takes 256 segments); Pillow reads them one by
+# one, 15 s for 20 MB of empty ones.
+_MAX_SEGMENTS = 20_000
 # Marker segments of a JPEG that carry no length.
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 
@@ -45,6 +48,9 @@ def check_declared(data: bytes, max_pixels: int) -> None:
     """Refuse what declares too much or is cut off, where Pillow would allocate first or name another reason."""
     if data.startswith(b"GIF8"):
         check_size(*_gif_size(data), max_pixels)
+    elif data.startswith(b"\xff\xd8\xff"):
+        for _ in _jpeg_segments(data):
+            pass
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         _check_webp(data, max_pixels)
     elif data[4:8] == b"ftyp":
@@ -111,6 +117,7 @@ def _gif_size(data: bytes) -> tuple[int, int]:
     header = data[:13].ljust(13, b"\0")
     width, height, flags = struct.unpack_from("<HHB", header, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    budget = _MAX_SEGMENTS
     while position < len(data):
         kind, position = data[position], position + 1
         if kind == 0x2C:
@@ -119,8 +126,10 @@ def _gif_size(data: bytes) -> tuple[int, int]:
         if kind == 0x21:
             position += 1
             while position < len(data) and data[position]:
-                position += data[position] + 1
-            position += 1
+                position, budget = position + data[position] + 1, budget - 1
+            position, budget = position + 1, budget - 1
+            if budget < 0:
+                raise _endless("GIF")
         elif kind == 0x3B:
             break
     return width, height
@@ -161,18 +170,33 @@ def jpeg_with_other_end(data: bytes) -> bytes | None:
 
     A scan that holds every block never reads them; one cut short before its end marker does.
     """
+    for marker, start in _jpeg_segments(data):
+        if marker == 0xDA:
+            end = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]").search(data, start)
+            is_last = end is not None and data[end.start() + 1] == 0xD9
+            return data[: end.start()] + b"\x55" * 4096 + b"\xff\xd9" if end and is_last else None
+    return None
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield each marker of a JPEG up to its first scan, with the place after its segment."""
     position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
+    for _ in range(_MAX_SEGMENTS):
+        if position + 4 > len(data) or data[position] != 0xFF:
+            return
         marker = data[position + 1]
         if marker == 0xFF or marker in _BARE_MARKERS:
             position += 1 if marker == 0xFF else 2
             continue
         position += 2 + int.from_bytes(data[position + 2 : position + 4])
+        yield marker, position
         if marker == 0xDA:
-            end = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]").search(data, position)
-            is_last = end is not None and data[end.start() + 1] == 0xD9
-            return data[: end.start()] + b"\x55" * 4096 + b"\xff\xd9" if end and is_last else None
-    return None
+            return
+    raise _endless("JPEG")
+
+
+def _endless(format: str) -> Refusal:
+    return Refusal(Reason.CORRUPT, f"the {format} has more than {_MAX_SEGMENTS} segments before its picture")
 
 
 def unidentified(data: bytes, said: str) -> Refusal:

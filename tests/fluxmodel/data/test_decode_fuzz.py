@@ -151,6 +151,14 @@ for kind in files:
     assert done.stdout.split("\n")[:-1] == [f"{kind.name}=too_large" for kind in bombs()]
 
 
+@pytest.mark.parametrize("name", ["endless segments.jpg", "endless padding.jpg", "endless comments.gif"])
+def test_endless_segments_are_refused_without_reading_on(name, monkeypatch):
+    kinds = {kind.name: kind for kind in all_kinds()}
+    monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(Refusal, match="more than 20000 segments"):
+        decode(kinds[name].data)
+
+
 def test_one_picture_named_a_million_times_is_refused():
     kinds = {kind.name: kind for kind in all_kinds()}
     with pytest.raises(Refusal, match="20000 pieces"):
