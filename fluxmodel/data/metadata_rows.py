@@ -66,11 +66,22 @@ def _jsonl_rows(path: Path, lines: list[bytes]) -> Iterator[MetadataRow | BadRow
         try:
             text = _text_of(line, number)
             if text.strip():
-                yield _row(number, json.loads(text))
+                record = json.loads(text)
+                _require_whole_characters(text, record)
+                yield _row(number, record)
         except json.JSONDecodeError as error:
             yield BadRow(number, f"not a JSON object ({error.msg}, column {error.colno}); correct the line")
         except (ValueError, RecursionError) as error:
             yield BadRow(number, str(error))
+
+
+def _require_whole_characters(text: str, record: object) -> None:
+    """Refuse what JSON can write and nothing can store: one half of a surrogate pair."""
+    try:
+        if "\\ud" in text.lower():
+            json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a character (\\ud800 to \\udfff alone) is no text; correct it") from error
 
 
 def _csv_rows(path: Path, lines: list[bytes]) -> Iterator[MetadataRow | BadRow]:

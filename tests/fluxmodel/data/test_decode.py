@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
-from fluxmodel.data.decode import Refusal, decode, encode_png, fit
+from fluxmodel.data.decode import Refusal, decode, decode_image, encode_png, fit
 from fluxmodel.data.records import EXPLANATIONS, Reason
+from tests.fluxmodel.data.odd_images import DISPLAY_P3, rgb_profile, tiff
 from tests.fluxmodel.data.pictures import encoded, flipped, picture, png_declaring, raw_png
 
 PICTURE = picture(0)
 PNG, JPEG, GIF = encoded(PICTURE), encoded(PICTURE, "JPEG"), encoded(PICTURE, "GIF")
+SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RAMP = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
 MARKED = np.zeros((4, 6, 3), np.uint8)
 MARKED[0, 0] = (255, 0, 0)
@@ -42,7 +44,7 @@ def grey(values: np.ndarray) -> np.ndarray:
         pytest.param(encoded(np.full((8, 8), np.nan, np.float32), "TIFF"), Reason.UNKNOWN_RANGE, id="NaN"),
         pytest.param(encoded(np.full((8, 8), 1e6, np.float32), "TIFF"), Reason.UNKNOWN_RANGE, id="float 1e6"),
         pytest.param(encoded(np.full((8, 8), -1, np.int32), "TIFF"), Reason.UNKNOWN_RANGE, id="negative int"),
-        pytest.param(encoded(Image.new("LAB", (8, 8)), "TIFF"), Reason.UNSUPPORTED_MODE, id="Lab"),
+        pytest.param(tiff(np.zeros((8, 8, 3), np.uint16), 8), Reason.UNSUPPORTED_MODE, id="16-bit Lab"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_reason(data, reason):
@@ -130,6 +132,53 @@ def test_a_rotated_photograph_stands_upright(orientation, corner, format):
 def test_damaged_exif_costs_the_rotation_only():
     data = encoded(PICTURE, exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert np.array_equal(decode(data), PICTURE)
+
+
+FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (8, 8), "blue")]}
+RED = Image.new("RGB", (8, 8), "red")
+
+
+@pytest.mark.parametrize(
+    ("data", "has_more_frames", "has_alpha", "profile"),
+    [
+        pytest.param(PNG, False, False, "none", id="PNG"),
+        pytest.param(JPEG, False, False, "none", id="JPEG"),
+        pytest.param(GIF, False, False, "none", id="GIF"),
+        pytest.param(encoded(RED, "GIF", **FRAMES), True, False, "none", id="animated GIF"),
+        pytest.param(encoded(RED, "GIF", **FRAMES)[:-30], False, False, "none", id="cut second frame"),
+        pytest.param(encoded(RED, "PNG", **FRAMES), True, False, "none", id="APNG"),
+        pytest.param(encoded(RED, "WEBP", **FRAMES), True, False, "none", id="animated WebP"),
+        pytest.param(encoded(RED, "TIFF", **FRAMES), True, False, "none", id="pages"),
+        pytest.param(encoded(RED, "MPO", **FRAMES), True, False, "none", id="MPO"),
+        pytest.param(encoded(Image.new("RGBA", (8, 8))), False, True, "none", id="RGBA"),
+        pytest.param(
+            encoded(RED, icc_profile=rgb_profile(DISPLAY_P3, 2.2)), False, False, "converted", id="P3"
+        ),
+        pytest.param(encoded(RED, icc_profile=SRGB_PROFILE), False, False, "srgb", id="sRGB"),
+        pytest.param(encoded(RED, icc_profile=b"nothing"), False, False, "ignored", id="damaged"),
+    ],
+)
+def test_what_the_pixels_do_not_show_is_told(data, has_more_frames, has_alpha, profile):
+    image = decode_image(data)
+    assert (image.has_more_frames, image.has_alpha, image.profile) == (has_more_frames, has_alpha, profile)
+    assert np.array_equal(image.pixels, decode(data))
+
+
+def test_an_srgb_profile_moves_no_pixel():
+    assert np.array_equal(decode(encoded(PICTURE, icc_profile=SRGB_PROFILE)), PICTURE)
+
+
+def test_an_error_of_any_kind_becomes_a_refusal(monkeypatch):
+    def broken(*_, **__):
+        raise RecursionError("a plugin's own")
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(Refusal, match="a plugin's own"):
+        decode(PNG)
+
+
+def test_real_grey_in_the_last_corner_of_a_jpeg_is_no_missing_data():
+    assert (decode(encoded(np.full((40, 40, 3), 128, np.uint8), "JPEG")) == 128).all()
 
 
 def test_png_round_trip_is_the_identity():

@@ -33,8 +33,10 @@ GOOD = '{"file_name": "b.png", "text": "good"}\n'
         ('{"file_name": "a.png", "text": ["a", null]}', "'text' must be a text"),
         (b"\xff\xfe\x00", "no UTF-8"),
         ("[" * 100_000, ""),
+        ('{"file_name": "a.png", "text": "a", "source": "x\\udfff"}', "half of a character"),
+        ('{"file_name": "a.png", "text": "a", "licence": ' + "9" * 5000 + "}", "integer"),
     ],
-    ids=["broken", "list", "no file", "file is a number", "text is a number", "null text", "bytes", "deep"],
+    ids="broken,list,no file,file is a number,text is a number,null text,bytes,deep,half,digits".split(","),
 )
 def test_a_bad_json_row_is_named_and_the_others_stay(tmp_path, line, said):
     line = line if isinstance(line, bytes) else line.encode()
