@@ -19,8 +19,37 @@ class CurationRules(BaseModel):
         default=64_000_000, ge=1, description="Largest accepted area as the header declares it, pixels."
     )
     max_file_bytes: int = Field(default=256_000_000, ge=1, description="Largest accepted file, bytes.")
+    min_sharpness: float | None = Field(
+        default=None,
+        ge=0,
+        description="Least variance of the Laplacian, levels squared (longer side 256); null turns it off.",
+    )
+    min_brightness: float | None = Field(
+        default=None, ge=0, le=1, description="Least mean luminance, of 1; null turns it off."
+    )
+    max_brightness: float | None = Field(
+        default=None, ge=0, le=1, description="Largest mean luminance, of 1; null turns it off."
+    )
+    min_contrast: float | None = Field(
+        default=None, ge=0, le=1, description="Least deviation of the luminance, of 1; null turns it off."
+    )
+    min_entropy: float | None = Field(
+        default=None, ge=0, le=8, description="Least entropy of the luminance, bits; null turns it off."
+    )
     min_caption_words: int = Field(default=1, ge=1, description="Fewest words of a usable caption, words.")
     max_caption_words: int = Field(default=77, ge=1, description="Most words of a usable caption, words.")
+    min_agreement: float | None = Field(
+        default=None, ge=-1, le=1, description="Least cosine of image and first caption; null turns it off."
+    )
+    min_aesthetic: float | None = Field(
+        default=None, ge=0, le=1, description="Least aesthetic score, probability; null turns it off."
+    )
+    min_safety: float | None = Field(
+        default=None, ge=0, le=1, description="Least probability of being safe; null turns it off."
+    )
+    max_watermark: float | None = Field(
+        default=None, ge=0, le=1, description="Largest probability of a watermark; null turns it off."
+    )
     near_duplicate_distance: int | None = Field(
         default=4,
         ge=0,

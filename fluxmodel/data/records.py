@@ -25,11 +25,20 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     TOO_SMALL = "too_small"
     TOO_ELONGATED = "too_elongated"
+    BLURRED = "blurred"
+    TOO_DARK = "too_dark"
+    TOO_BRIGHT = "too_bright"
+    LOW_CONTRAST = "low_contrast"
+    LOW_INFORMATION = "low_information"
     MISSING_CAPTION = "missing_caption"
     EMPTY_CAPTION = "empty_caption"
     CONTROL_CHARACTERS = "control_characters"
     CAPTION_TOO_SHORT = "caption_too_short"
     CAPTION_TOO_LONG = "caption_too_long"
+    LOW_AGREEMENT = "low_agreement"
+    LOW_AESTHETIC = "low_aesthetic"
+    UNSAFE = "unsafe"
+    WATERMARK = "watermark"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     BAD_CAPTION_FILE = "bad_caption_file"
@@ -52,11 +61,20 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.DUPLICATE_ID: "An earlier sample has the same id; rename one of the two.",
     Reason.TOO_SMALL: "The shorter side is below the rule min_side.",
     Reason.TOO_ELONGATED: "The longer side exceeds the rule max_aspect times the shorter.",
+    Reason.BLURRED: "Edges are weaker than the rule min_sharpness asks.",
+    Reason.TOO_DARK: "The mean luminance is below the rule min_brightness.",
+    Reason.TOO_BRIGHT: "The mean luminance is above the rule max_brightness.",
+    Reason.LOW_CONTRAST: "The luminance varies less than the rule min_contrast asks.",
+    Reason.LOW_INFORMATION: "The luminance holds fewer bits than the rule min_entropy asks: nearly one colour.",
     Reason.MISSING_CAPTION: "Nothing describes the image; add NAME.txt beside it or a row of metadata.",
     Reason.EMPTY_CAPTION: "The caption holds no text; write one.",
     Reason.CONTROL_CHARACTERS: "The caption holds control characters; it is probably no text.",
     Reason.CAPTION_TOO_SHORT: "The caption has fewer words than the rule min_caption_words.",
     Reason.CAPTION_TOO_LONG: "The caption has more words than the rule max_caption_words.",
+    Reason.LOW_AGREEMENT: "Image and caption agree less than the rule min_agreement asks.",
+    Reason.LOW_AESTHETIC: "The aesthetic score is below the rule min_aesthetic.",
+    Reason.UNSAFE: "The probability of being safe is below the rule min_safety.",
+    Reason.WATERMARK: "The probability of a watermark is above the rule max_watermark.",
     Reason.EXACT_DUPLICATE: "Another kept image has the same pixels.",
     Reason.NEAR_DUPLICATE: "Another kept image looks the same (a resized or recompressed copy).",
     Reason.BAD_CAPTION_FILE: "The caption file is no UTF-8 text; save it as UTF-8.",

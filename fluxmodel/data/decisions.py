@@ -1,0 +1,212 @@
+"""From measurements to decisions: a pure function of a table and the rules; nothing is decoded.
+
+Each rule that needs no other image is asked of every image alone; the search for duplicates is among those that
+pass all of them. An image is dropped for the first rule it fails, in the order of `Decisions.rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fluxmodel.data.curation_rules import CurationRules
+from fluxmodel.data.dedup import exact_groups, near_groups, survivors
+from fluxmodel.data.measurements import MODEL_COLUMNS, SIGNATURE_BYTES, caption_facts, numbers
+from fluxmodel.data.records import Reason
+from fluxmodel.data.thresholds import THRESHOLDS, Threshold
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PROCEDURAL_SKIP = "procedural scenes that differ in one object are neighbours by perceptual hash"
+_COMPARED = {each.rule: each for each in THRESHOLDS if each.rule != "caption"}
+_BEFORE_CAPTIONS = [rule for rule, each in _COMPARED.items() if each.column not in MODEL_COLUMNS]
+_AFTER_CAPTIONS = [rule for rule, each in _COMPARED.items() if each.column in MODEL_COLUMNS]
+IMAGE_RULES = ("readable", "decodable", *_BEFORE_CAPTIONS, "caption", *_AFTER_CAPTIONS)
+DUPLICATE_RULES = ("exact_duplicate", "near_duplicate")
+_DUPLICATE_REASONS = {
+    "exact_duplicate": Reason.EXACT_DUPLICATE,
+    "near_duplicate": Reason.NEAR_DUPLICATE,
+}
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What each rule said of each of n images.
+
+    Attributes:
+        rules: those applied, in their order.
+        passed: rule -> int8 [n]: 1 passed, 0 failed, -1 nothing to look at.
+        values: rule -> float64 [n], what was compared; nan where there is no number.
+        survivor: int64 [n], index of the image kept for a duplicate, else its own.
+        kept: bool [n].
+    """
+
+    rules: tuple[str, ...]
+    passed: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]
+    survivor: np.ndarray
+    kept: np.ndarray
+
+    def first_failed(self) -> np.ndarray:
+        """Return the place in `rules` of the first rule each image failed, -1 where it is kept; int16 [n]."""
+        first = np.full(len(self.kept), -1, np.int16)
+        for place in reversed(range(len(self.rules))):
+            first[self.passed[self.rules[place]] == 0] = place
+        return first
+
+
+def skipped_rules(rules: CurationRules, is_procedural: bool) -> dict[str, str]:
+    """Return the rules that are not applied, each with the reason."""
+    skipped = {
+        rule: f"switched off by the rule {each.field}"
+        for rule, each in _COMPARED.items()
+        if getattr(rules, each.field) is None
+    }
+    if rules.near_duplicate_distance is None:
+        skipped["near_duplicate"] = "switched off by the rule near_duplicate_distance"
+    elif is_procedural:
+        skipped["near_duplicate"] = _PROCEDURAL_SKIP
+    return skipped
+
+
+def decide(measurements: pa.Table, rules: CurationRules, skip: Collection[str] = ()) -> Decisions:
+    """Return what the rules say of measured images.
+
+    Args:
+        measurements: at least the `DECIDING_COLUMNS`.
+        rules: thresholds; one that is null switches its rule off.
+        skip: names of rules that are not to be applied.
+    """
+    passed, values = _alone(measurements, rules, skip)
+    candidates = np.all([each != 0 for each in passed.values()], axis=0)
+    exact = _exact_survivors(measurements, candidates)
+    passed["exact_duplicate"] = _verdict(exact, candidates)
+    values["exact_duplicate"] = np.full(len(exact), np.nan)
+    survivor = exact
+    if "near_duplicate" not in skip and rules.near_duplicate_distance is not None:
+        unique = candidates & (exact == np.arange(len(exact)))
+        near, bits = _near_survivors(measurements, unique, rules.near_duplicate_distance)
+        passed["near_duplicate"], values["near_duplicate"] = _verdict(near, unique), bits
+        survivor = near[exact]
+    kept = np.all([each == 1 for rule, each in passed.items() if rule in DUPLICATE_RULES], axis=0)
+    return Decisions(tuple(passed), passed, values, survivor, kept)
+
+
+def reasons_of(measurements: pa.Table, decisions: Decisions, rules: CurationRules, rule: str) -> list[str]:
+    """Return why each image that failed `rule` did, in their order."""
+    failed = np.flatnonzero(decisions.passed[rule] == 0)
+    if rule in ("readable", "decodable"):
+        return measurements["refusal"].take(failed).to_pylist()
+    if rule == "caption":
+        return [str(_CAPTION_REASONS[code]) for code in _caption_codes(measurements, rules)[failed]]
+    reason = _COMPARED[rule].reason if rule in _COMPARED else _DUPLICATE_REASONS[rule]
+    return [str(reason)] * len(failed)
+
+
+def usable_captions(measurements: pa.Table, rules: CurationRules) -> np.ndarray:
+    """Return of all captions, one after another, which are fit to train on: bool [m]."""
+    return _code_each_caption(measurements, rules)[1] == 0
+
+
+def _alone(measurements: pa.Table, rules: CurationRules, skip: Collection[str]):
+    """Ask the rules that need no other image; return their `passed` and `values`."""
+    is_refused = measurements["refusal"].is_valid().to_numpy()
+    has_bytes = measurements["sha256"].is_valid().to_numpy()
+    area = numbers(measurements, "width") * numbers(measurements, "height")
+    usable = _caption_codes(measurements, rules) == 0
+    passed = {
+        "readable": (has_bytes | ~is_refused).astype(np.int8),
+        "decodable": np.where(has_bytes, ~is_refused, -1).astype(np.int8),
+    }
+    num_bytes = numbers(measurements, "num_bytes")
+    values = {"readable": np.where(has_bytes, num_bytes, np.nan), "decodable": area}
+    for rule in IMAGE_RULES[2:]:
+        if rule in skip:
+            continue
+        if rule == "caption":
+            passed[rule] = np.where(has_bytes, usable, -1).astype(np.int8)
+            values[rule] = np.where(has_bytes, _num_usable(measurements, rules), np.nan)
+        elif getattr(rules, _COMPARED[rule].field) is not None:
+            passed[rule], values[rule] = _compare(measurements, rules, _COMPARED[rule])
+    return passed, values
+
+
+def _compare(measurements: pa.Table, rules: CurationRules, threshold: Threshold):
+    """Return `passed` and `values` of one threshold."""
+    value, limit = numbers(measurements, threshold.column), getattr(rules, threshold.field)
+    with np.errstate(invalid="ignore"):
+        fits = value >= limit if threshold.side == "min" else value <= limit
+    return np.where(np.isnan(value), -1, fits).astype(np.int8), value
+
+
+_CAPTION_REASONS = (None, Reason.MISSING_CAPTION, Reason.CAPTION_TOO_SHORT, Reason.CAPTION_TOO_LONG, *Reason)
+
+
+def _code_each_caption(measurements: pa.Table, rules: CurationRules) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each caption its image's row and its place in `_CAPTION_REASONS`, 0 where it is usable."""
+    rows, words, refusals = caption_facts(measurements)
+    codes = np.zeros(len(rows), np.int16)
+    codes[words < rules.min_caption_words] = 2
+    codes[words > rules.max_caption_words] = 3
+    for place in np.flatnonzero(np.not_equal(refusals, None)):
+        codes[place] = _CAPTION_REASONS.index(Reason(refusals[place]), 4)
+    return rows, codes
+
+
+def _caption_codes(measurements: pa.Table, rules: CurationRules) -> np.ndarray:
+    """Return of each image why it has no usable caption: that of its first, 0 where it has one; int16 [n]."""
+    rows, codes = _code_each_caption(measurements, rules)
+    found = np.ones(measurements.num_rows, np.int16)
+    found[rows[::-1]] = codes[::-1]
+    found[rows[codes == 0]] = 0
+    return found
+
+
+def _num_usable(measurements: pa.Table, rules: CurationRules) -> np.ndarray:
+    rows, codes = _code_each_caption(measurements, rules)
+    return np.bincount(rows[codes == 0], minlength=measurements.num_rows)
+
+
+def _verdict(survivor: np.ndarray, among: np.ndarray) -> np.ndarray:
+    return np.where(among, survivor == np.arange(len(survivor)), -1).astype(np.int8)
+
+
+def _exact_survivors(measurements: pa.Table, candidates: np.ndarray) -> np.ndarray:
+    chosen = np.flatnonzero(candidates)
+    survivor = np.arange(len(candidates))
+    groups = exact_groups(measurements["pixel_sha256"].take(chosen).to_pylist())
+    survivor[chosen] = chosen[survivors(groups, _areas(measurements, chosen), _ids(measurements, chosen))]
+    return survivor
+
+
+def _near_survivors(measurements: pa.Table, unique: np.ndarray, distance: int):
+    """Return the survivor of each image, int64 [n], and its distance to it in bits where it is another."""
+    chosen = np.flatnonzero(unique)
+    survivor, bits = np.arange(len(unique)), np.full(len(unique), np.nan)
+    hashes = measurements["phash"].take(chosen).to_numpy().astype(np.uint64)
+    groups = near_groups(hashes, _signatures(measurements, chosen), distance)
+    own = survivors(groups, _areas(measurements, chosen), _ids(measurements, chosen))
+    survivor[chosen] = chosen[own]
+    differing = np.bitwise_count(hashes ^ hashes[own]).astype(np.float64)
+    bits[chosen] = np.where(own == np.arange(len(own)), np.nan, differing)
+    return survivor, bits
+
+
+def _areas(measurements: pa.Table, chosen: np.ndarray) -> np.ndarray:
+    width, height = (measurements[name].take(chosen).to_numpy() for name in ("width", "height"))
+    return width.astype(np.int64) * height.astype(np.int64)
+
+
+def _ids(measurements: pa.Table, chosen: np.ndarray) -> list[str]:
+    return measurements["id"].take(chosen).to_pylist()
+
+
+def _signatures(measurements: pa.Table, chosen: np.ndarray) -> np.ndarray:
+    """Return the colour signatures, uint8 [n, 192]."""
+    column = measurements["colors"].take(chosen).combine_chunks()
+    data = b"".join(column.to_pylist())
+    return np.frombuffer(data, np.uint8).reshape(-1, SIGNATURE_BYTES)

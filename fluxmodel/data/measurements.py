@@ -1,0 +1,157 @@
+"""What was measured of every item a source gave, apart from what is decided by it: measurements.parquet.
+
+One row an item, in the source's order. A new threshold needs this table alone: nothing is decoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fluxmodel.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+MEASUREMENTS = "measurements.parquet"
+SIGNATURE_BYTES = 192
+PIXEL_COLUMNS = ("sharpness", "brightness", "contrast", "entropy")
+MODEL_COLUMNS = ("agreement", "aesthetic", "safety", "watermark")
+DERIVED_COLUMNS = ("shorter_side", "aspect", "caption_words")
+# What a decision needs; the texts of captions, which may be long, stay on the disk.
+DECIDING_COLUMNS = (
+    *(
+        "id",
+        "path",
+        "num_bytes",
+        "refusal",
+        "detail",
+        "sha256",
+        "pixel_sha256",
+        "phash",
+        "colors",
+        "width",
+        "height",
+    ),
+    *PIXEL_COLUMNS,
+    *("caption_words", "caption_refusals"),
+    *MODEL_COLUMNS,
+)
+_ROWS_A_GROUP = 4096
+
+
+def measurement_schema() -> pa.Schema:
+    """Return the columns; null is what was not or could not be measured.
+
+    `refusal` is the `Reason` why there are no pixels: `sha256` is null where not even bytes were looked at.
+    `sharpness` (levels squared), `brightness` and `contrast` (of 1) and `entropy` (bits) are of
+    `fluxmodel.data.image_measures`; `colors` is the colour signature beside the perceptual hash;
+    `caption_words` and `caption_refusals` go with `captions`: words of each text, and why it is no text.
+    """
+    import pyarrow as pa
+
+    caption = pa.struct([("text", pa.string()), ("kind", pa.string()), ("model", pa.string())])
+    texts = ("id", "path", "source", "licence")
+    found = [("num_bytes", pa.int64()), ("refusal", pa.string()), ("detail", pa.string())]
+    hashes = [("sha256", pa.string()), ("pixel_sha256", pa.string()), ("phash", pa.uint64())]
+    return pa.schema(
+        [
+            *[(name, pa.string()) for name in texts],
+            *found,
+            *hashes,
+            ("colors", pa.binary(SIGNATURE_BYTES)),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            *[(name, pa.float32()) for name in PIXEL_COLUMNS],
+            ("captions", pa.list_(caption)),
+            ("caption_words", pa.list_(pa.int32())),
+            ("caption_refusals", pa.list_(pa.string())),
+            *[(name, pa.float32()) for name in MODEL_COLUMNS],
+        ]
+    )
+
+
+class MeasurementWriter:
+    """Streams rows into measurements.parquet, `_ROWS_A_GROUP` at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = measurement_schema()
+        self._writer = pq.ParquetWriter(directory / MEASUREMENTS, self._schema, compression="zstd")
+        self._rows: list[dict] = []
+
+    def add(self, row: dict) -> None:
+        """Append one item; a column that is left out is null."""
+        self._rows.append(row)
+        if len(self._rows) >= _ROWS_A_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left and finish the file; a second call does nothing."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        rows, self._rows = self._rows, []
+        if rows:
+            self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+
+
+def read_measurements(directory: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the measurements of a curated dataset, all columns or some.
+
+    Raises:
+        ArtifactError: there are none, or the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(directory) / MEASUREMENTS
+    try:
+        return pq.read_table(path, columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); curate the data again.") from error
+
+
+def numbers(measurements: pa.Table, column: str) -> np.ndarray:
+    """Return a column or one of `DERIVED_COLUMNS` as float64 [n], nan where nothing was measured.
+
+    `shorter_side` is in pixels, `aspect` the longer side by the shorter, `caption_words` the words of the first
+    caption that is text.
+    """
+    import numpy as np
+
+    if column == "caption_words":
+        return _first_words(measurements)
+    if column not in ("shorter_side", "aspect"):
+        return measurements[column].to_numpy().astype(np.float64)
+    width, height = (measurements[name].to_numpy().astype(np.float64) for name in ("width", "height"))
+    shorter, longer = np.minimum(width, height), np.maximum(width, height)
+    return shorter if column == "shorter_side" else longer / shorter
+
+
+def caption_facts(measurements: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of all captions, one after another: row of the image, words, and why it is no text (None where it is)."""
+    import numpy as np
+
+    column = measurements["caption_words"].combine_chunks()
+    rows = np.repeat(np.arange(len(column)), column.value_lengths().fill_null(0).to_numpy())
+    words = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    refusals = np.empty(len(words), object)
+    refusals[:] = measurements["caption_refusals"].combine_chunks().flatten().to_pylist()
+    return rows, words, refusals
+
+
+def _first_words(measurements: pa.Table) -> np.ndarray:
+    import numpy as np
+
+    rows, words, refusals = caption_facts(measurements)
+    is_text = np.equal(refusals, None)
+    first = np.full(measurements.num_rows, np.nan)
+    first[rows[is_text][::-1]] = words[is_text][::-1]  # written from the last, so the first one stays
+    return first
