@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fluxmodel.data.thresholds import Threshold
 
 FACTORS = (0.8, 0.9, 1.1, 1.2)
+_DISTANCE = ("near_duplicate", "near_duplicate_distance", "bits")  # compares pairs: no column of one image
 
 
 @dataclass(frozen=True)
@@ -108,17 +109,46 @@ def sensitivity(
         thresholds: those to move, one at a time.
         decide: returns the decisions on the same images under other rules.
     """
+    import numpy as np
+
     found = []
     for threshold in thresholds:
         value = getattr(rules, threshold.field)
-        if value is None or threshold.rule not in decisions.values:
+        if value is None or threshold.rule not in decisions.rules:
             continue
         values = numbers(measurements, threshold.column)
-        changes = tuple(
-            _change(factor, values, decisions, rules, threshold, decide) for factor in FACTORS
+        # A rule that compares something else besides, as that of captions, is asked anew every time.
+        is_plain = np.array_equal(values, decisions.values[threshold.rule], equal_nan=True)
+        found.append(
+            (threshold.rule, threshold.field, threshold.unit, threshold.side, values if is_plain else None)
         )
-        found.append(Sensitivity(threshold.rule, threshold.field, threshold.unit, float(value), changes))
-    return tuple(found)
+    if _DISTANCE[0] in decisions.rules:
+        found.append((*_DISTANCE, "max", None))
+    return tuple(
+        Sensitivity(
+            rule,
+            field,
+            unit,
+            float(getattr(rules, field)),
+            tuple(_change(factor, field, side, values, decisions, rules, decide) for factor in FACTORS),
+        )
+        for rule, field, unit, side, values in found
+    )
+
+
+def summary(
+    measurements: pa.Table,
+    decisions: Decisions,
+    rules: CurationRules,
+    thresholds: Sequence[Threshold],
+    decide: Callable[[CurationRules], Decisions],
+) -> dict[str, Any]:
+    """Return `funnel` and `sensitivity` as they stand in curation.json."""
+    moves = sensitivity(measurements, decisions, rules, thresholds, decide)
+    return {
+        "funnel": [asdict(step) for step in funnel(decisions)],
+        "sensitivity": [asdict(each) for each in moves],
+    }
 
 
 def fails(values: np.ndarray, side: str, limit: float) -> np.ndarray:
@@ -136,23 +166,22 @@ def moved(value: float, factor: float) -> float:
 
 def _change(
     factor: float,
-    values: np.ndarray,
+    field: str,
+    side: str,
+    values: np.ndarray | None,
     decisions: Decisions,
     rules: CurationRules,
-    threshold: Threshold,
     decide: Callable[[CurationRules], Decisions],
 ) -> Change:
-    """Decide anew only where the moved threshold changes the answer on any image."""
+    """Decide anew only where the moved threshold may change the answer on an image; None for `values`: always."""
     import numpy as np
 
-    limit, kept = getattr(rules, threshold.field), int(decisions.kept.sum())
+    limit, kept = getattr(rules, field), int(decisions.kept.sum())
     value = moved(limit, factor)
     try:
-        other = type(rules).model_validate(rules.model_dump() | {threshold.field: value})
+        other = type(rules).model_validate(rules.model_dump() | {field: value})
     except ValidationError as error:
         return Change(factor, float(value), None, None, str(error.errors()[0]["msg"]))
-    # A rule that compares something else besides, as that of captions, is asked anew every time.
-    is_plain = np.array_equal(values, decisions.values[threshold.rule], equal_nan=True)
-    same = np.array_equal(fails(values, threshold.side, limit), fails(values, threshold.side, value))
-    would = kept if is_plain and same else int(decide(other).kept.sum())
+    is_same = values is not None and np.array_equal(fails(values, side, limit), fails(values, side, value))
+    would = kept if is_same else int(decide(other).kept.sum())
     return Change(factor, float(value), would, would - kept)

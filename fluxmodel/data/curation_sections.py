@@ -10,10 +10,33 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from fluxmodel.data.curation_examples import DuplicateGroup, Nearest, duplicate_groups, kept_examples, nearest
+from fluxmodel.data.curation_examples import (
+    DuplicateGroup,
+    Nearest,
+    ReadImages,
+    duplicate_groups,
+    kept_examples,
+    nearest,
+)
+from fluxmodel.data.curation_tables import (
+    funnel_section,
+    headline,
+    refused_section,
+    rules_section,
+    sensitivity_section,
+)
 from fluxmodel.data.histogram import Line, count, draw, number_words
 from fluxmodel.data.measurements import numbers
-from fluxmodel.data.page_markup import Pictures, folded, grid, note, plain, section, table
+from fluxmodel.data.page_markup import (
+    Pictures,
+    contents,
+    folded,
+    grid,
+    note,
+    page,
+    plain,
+    section,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,62 +112,6 @@ def choose(curated: Curated) -> Shown:
     return Shown(tuple(sides), groups, num_groups, kept_examples(curated.decisions))
 
 
-def funnel_section(record: Mapping[str, Any]) -> str:
-    """What each rule removed after those before it, and what it would remove by itself."""
-    seen = max(int(record["seen"]), 1)
-    rows = [["images seen", f"{record['seen']:,}", "", "", _bar(seen, 0, seen)]]
-    for step in record.get("funnel", []):
-        left, removed = step["left"], step["removed"]
-        only = f"{step['only']:,}" if step["alone"] else ""
-        rows.append([
-            escape(plain(step["rule"])),
-            f"−{removed:,}" if removed else "0",
-            f"{step['alone']:,}",
-            only,
-            _bar(left, removed, seen),
-        ])  # fmt: skip
-    rows.append([
-        "<b>kept</b>",
-        f"<b>{record['kept']:,}</b>",
-        "",
-        "",
-        f'<span class="bar"><i class="kept" style="width:{100 * record["kept"] / seen:.2f}%"></i></span>',
-    ])  # fmt: skip
-    skipped = [f"{plain(rule)}: {why}" for rule, why in record.get("skipped_rules", {}).items()]
-    lead = (
-        "In turn: what each rule removed of what the rules before it had left. Alone: all that fails the rule, "
-        "whatever the others say. No other rule: would come back if this rule were switched off."
-    )
-    listed = table(("rule", "in turn", "alone", "no other rule", "left"), rows, numbers=(1, 2, 3))
-    why = folded(
-        "Rules not applied", "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in skipped) + "</ul>"
-    )
-    return section("funnel", "The funnel", lead, listed, why if skipped else "")
-
-
-def sensitivity_section(record: Mapping[str, Any]) -> str:
-    """What each moved threshold would keep."""
-    rows = []
-    for each in record.get("sensitivity", []):
-        cells = [_change_cell(change) for change in each["changes"]]
-        stands = f"{number_words(each['value'])} <small>{escape(each['unit'])}</small>"
-        rows.append(
-            [
-                f"{escape(plain(each['field']))}",
-                cells[0],
-                cells[1],
-                f"{stands}<small>{record['kept']:,} kept</small>",
-                *cells[2:],
-            ]
-        )
-    head = ("threshold", "−20 %", "−10 %", "as it stands", "+10 %", "+20 %")
-    lead = (
-        "What would be kept if one threshold were moved and all else stayed. Duplicates are decided anew, so a "
-        "copy may take the place of an image that goes. Whole numbers move by at least one."
-    )
-    return section("sensitivity", "If a threshold were moved", lead, table(head, rows, numbers=range(1, 6)))
-
-
 def histogram_section(curated: Curated) -> str:
     """Every measured number with its thresholds drawn in."""
     panels, drawn = [], set()
@@ -166,7 +133,9 @@ def histogram_section(curated: Curated) -> str:
     )
     found = "".join(panel for panel in panels if panel)
     lead = "One bar is a range of values, its height the number of images. A dashed line is a threshold."
-    return section("numbers", "What was measured", lead, keys + f'<div class="panels">{found}</div>' if found else "")
+    return section(
+        "numbers", "What was measured", lead, keys + f'<div class="panels">{found}</div>' if found else ""
+    )
 
 
 def threshold_section(curated: Curated, shown: Shown, pictures: Pictures) -> str:
@@ -187,7 +156,9 @@ def threshold_section(curated: Curated, shown: Shown, pictures: Pictures) -> str
         "The images whose number lies nearest each threshold, on both sides. If those dropped look as good as those "
         "kept, the threshold is too strict; if those kept look bad, it is too lax."
     )
-    folded_ = folded(f"{len(idle)} thresholds that dropped no image, and the kept nearest them", "".join(idle))
+    folded_ = folded(
+        f"{len(idle)} thresholds that dropped no image, and the kept nearest them", "".join(idle)
+    )
     return section("thresholds", "At the thresholds", lead, *open_, folded_)
 
 
@@ -195,9 +166,13 @@ def duplicate_section(curated: Curated, shown: Shown, pictures: Pictures) -> str
     """Groups of duplicates, the survivor first."""
     groups = []
     for group in shown.groups:
-        figures = [pictures.figure(group.survivor, curated.name(group.survivor), ["kept for the group"], "kept")]
+        figures = [
+            pictures.figure(group.survivor, curated.name(group.survivor), ["kept for the group"], "kept")
+        ]
         if not curated.decisions.kept[group.survivor]:
-            figures = [pictures.figure(group.survivor, curated.name(group.survivor), ["dropped itself"], "dropped")]
+            figures = [
+                pictures.figure(group.survivor, curated.name(group.survivor), ["dropped itself"], "dropped")
+            ]
         figures += [
             pictures.figure(row, curated.name(row), [_why_duplicate(curated.decisions, row)], "dropped")
             for row in group.members
@@ -207,7 +182,9 @@ def duplicate_section(curated: Curated, shown: Shown, pictures: Pictures) -> str
     lead = f"{shown.num_groups:,} groups of images that are or look the same; of each, one is kept."
     if len(groups) < shown.num_groups:
         lead += f" Shown are {len(groups)}: the {len(groups) // 2} largest and some spread over the others."
-    return section("duplicates", "Duplicates", lead, f'<div class="groups">{"".join(groups)}</div>' if groups else "")
+    return section(
+        "duplicates", "Duplicates", lead, f'<div class="groups">{"".join(groups)}</div>' if groups else ""
+    )
 
 
 def kept_section(curated: Curated, shown: Shown, pictures: Pictures) -> str:
@@ -215,21 +192,6 @@ def kept_section(curated: Curated, shown: Shown, pictures: Pictures) -> str:
     figures = [pictures.figure(row, curated.name(row), [_caption(curated, row)]) for row in shown.kept]
     lead = f"{len(figures)} of {curated.record['kept']:,}, spread evenly over the source in its order."
     return section("kept", "Kept", lead, grid(figures))
-
-
-def _change_cell(change: Mapping[str, Any]) -> str:
-    if change["kept"] is None:
-        return "<small>not allowed</small>"
-    difference = change["difference"]
-    kind = "up" if difference > 0 else "down" if difference < 0 else ""
-    said = f"{'+' if difference > 0 else '−' if difference < 0 else '±'}{abs(difference):,}"
-    return f'<span class="{kind}">{said}</span><small>{change["kept"]:,} kept at {number_words(change["value"])}</small>'
-
-
-def _bar(left: int, removed: int, seen: int) -> str:
-    kept = f'<i style="width:{100 * left / seen:.2f}%"></i>'
-    gone = f'<i class="dropped" style="width:{100 * removed / seen:.2f}%"></i>' if removed else ""
-    return f'<span class="bar">{kept}{gone}</span><small>{left:,}</small>'
 
 
 def _panel(
@@ -264,3 +226,35 @@ def _caption(curated: Curated, row: int) -> str:
     captions = curated.measurements["captions"][row].as_py() or []
     return captions[0]["text"] if captions else ""
 
+
+def document(curated: Curated, read_images: ReadImages) -> str:
+    """Return the page as one HTML document of bounded size, whatever the number of images.
+
+    Args:
+        curated: record, measurements and decisions.
+        read_images: returns the encoded images of chosen rows; called once.
+    """
+    record, shown, pictures = curated.record, choose(curated), Pictures()
+    rows = shown.rows()
+    pictures.add(read_images(rows), rows)
+    chapters = [
+        ("funnel", "Funnel", funnel_section(record)),
+        ("sensitivity", "If a threshold were moved", sensitivity_section(record)),
+        ("numbers", "Numbers", histogram_section(curated)),
+        ("thresholds", "At the thresholds", threshold_section(curated, shown, pictures)),
+        ("duplicates", "Duplicates", duplicate_section(curated, shown, pictures)),
+        ("kept", "Kept", kept_section(curated, shown, pictures)),
+        ("refused", "Refused", refused_section(record)),
+        ("rules", "Rules", rules_section(record)),
+    ]
+    there = [(anchor, words) for anchor, words, text in chapters if text]
+    left_out = f"{pictures.num_left_out} pictures were left out to keep the page small."
+    return page(
+        f"Curation of {record['data']}",
+        "\n".join([
+            headline(record),
+            contents(there),
+            *[text for _, _, text in chapters],
+            note(left_out if pictures.num_left_out else ""),
+        ]),
+    )  # fmt: skip

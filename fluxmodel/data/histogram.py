@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def draw(histogram: Histogram, lines: Sequence[tuple[Line, str]], title: str) ->
     floor = _HEIGHT - _BOTTOM
     scale = (floor - _TOP) / max(tallest, 1)
     bars = []
-    for number, (left, right) in enumerate(zip(places[:-1], places[1:], strict=True)):
+    for number, (left, right) in enumerate(pairwise(places)):
         top = floor
         for kind in ("kept", "other", "dropped"):
             height = getattr(histogram, kind)[number] * scale
@@ -98,7 +99,8 @@ def draw(histogram: Histogram, lines: Sequence[tuple[Line, str]], title: str) ->
                 height = max(height, 1.0)
                 top -= height
                 width = max(right - left - 0.8, 0.8)
-                bars.append(f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"/>')  # fmt: skip
+                place = f'x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"'
+                bars.append(f'<rect class="{kind}" {place}/>')
     drawn = [_line(histogram, line, words, n) for n, (line, words) in enumerate(lines)]
     first, last = histogram.edges[0], histogram.edges[-1]
     if histogram.whole:
@@ -110,9 +112,7 @@ def draw(histogram: Histogram, lines: Sequence[tuple[Line, str]], title: str) ->
         f"{number_words(last)}</text>"
     )
     if histogram.logarithmic:
-        labels += (
-            f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 5}" text-anchor="middle">(logarithmic)</text>'
-        )
+        labels += f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 5}" text-anchor="middle">(logarithmic)</text>'
     axis = f'<path class="axis" d="M{_SIDE} {floor}H{_WIDTH - _SIDE}"/>'
     head = f'<svg role="img" aria-label="{escape(title, quote=True)}" viewBox="0 0 {_WIDTH} {_HEIGHT}">'
     return f"{head}{''.join(bars)}{axis}{labels}{''.join(drawn)}</svg>"
