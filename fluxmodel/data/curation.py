@@ -1,15 +1,20 @@
 """Curation: from a source to a dataset, with a decision per image and rule.
 
-Two passes, so that memory hardly grows with the images: the first looks at each image alone and spools those
-that pass; duplicates are found among their hashes; the second writes the survivors into shards. Always
-seen = kept + dropped, every drop has one reason, and a bad file never ends the run.
+Two passes, so that memory hardly grows with the images: the first measures each item, decoding it once, and spools
+what has pixels; `decide` looks at the table of measurements alone; the second writes what is kept into shards.
+Always seen = kept + dropped, every drop has one reason, and a bad file never ends the run.
+
+In memory stays for each item its row of `DECIDING_COLUMNS`, some 500 bytes in Arrow, with its id in a set, and while
+duplicates are searched some 500 more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,23 +22,23 @@ from typing import TYPE_CHECKING
 from fluxmodel.data.curated_dataset import RECORD, CuratedDataset, ShardWriter, sample_schema
 from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.curation_tally import Dropped, Tally
-from fluxmodel.data.records import Reason
 from fluxmodel.data.sources import Source, open_source
 from fluxmodel.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
-    from fluxmodel.data.decision_log import DecisionLog
+    from fluxmodel.data.curation_page import Gallery
+    from fluxmodel.data.decision_log import Failure
+    from fluxmodel.data.decisions import Decisions
     from fluxmodel.data.spool import Spool
 
 __all__ = ["CuratedDataset", "CurationReport", "CurationRules", "Dropped", "curate", "curate_source"]
 
 Progress = Callable[[int, int, str], None]
 _MIN_KEPT_FOR_A_TEST_IMAGE = 20
-_PROGRESS_EVERY = 256
-_PROCEDURAL_SKIP = "procedural scenes that differ in one object are neighbours by perceptual hash"
-_RULE_SKIP = "switched off by the rule near_duplicate_distance"
+_MOST_EXAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -58,165 +63,198 @@ class CurationReport:
     report: Path
 
 
-def curate(data: str, rules: CurationRules, output: Path, progress: Progress | None = None) -> CurationReport:
+def curate(
+    data: str,
+    rules: CurationRules,
+    output: Path,
+    progress: Progress | None = None,
+    cache: str | Path | None = None,
+    changes: Path | None = None,
+) -> CurationReport:
     """Write the curated dataset of `data` into the empty directory `output`.
+
+    Args:
+        data: what to curate.
+        rules: what an image must satisfy.
+        output: becomes the dataset; equal content gives equal bytes.
+        progress: gets items done, items in all, and a word.
+        cache: directory of all caches; measures of known bytes are taken from it. None: no cache.
+        changes: file that gets what changed in the source since its last curation with this cache, as JSON.
 
     Raises:
         InputError: the source cannot be opened, or not one image of it can be used.
     """
-    return curate_source(open_source(data, rules.max_file_bytes), rules, Path(output), progress)
+    source = open_source(data, rules.max_file_bytes)
+    return curate_source(source, rules, Path(output), progress, cache, changes)
 
 
 def curate_source(
-    source: Source, rules: CurationRules, output: Path, progress: Progress | None = None
+    source: Source,
+    rules: CurationRules,
+    output: Path,
+    progress: Progress | None = None,
+    cache: str | Path | None = None,
+    changes: Path | None = None,
 ) -> CurationReport:
     """Curate an open source; see `curate`."""
     from fluxmodel.data.curation_page import Gallery, write_page
-    from fluxmodel.data.decision_log import DecisionLog
+    from fluxmodel.data.decisions import decide, skipped_rules
+    from fluxmodel.data.measurements import DECIDING_COLUMNS, read_measurements
     from fluxmodel.data.spool import Spool
 
-    tally, gallery = Tally(), Gallery()
-    log, spool = DecisionLog(output / "decisions.parquet"), Spool(output / ".spool.arrow")
+    tally, gallery, spool = Tally(), Gallery(), Spool(output / ".spool.arrow")
     try:
-        _look_at_each(source, rules, spool, log, tally, gallery, progress)
-        skipped = _skipped_rules(source, rules)
-        kept = _drop_duplicates(
-            spool, None if skipped else rules.near_duplicate_distance, log, tally, gallery
-        )
-        if not kept.any():
+        _measure(source, rules, output, spool, tally, progress, cache, changes)
+        measurements = read_measurements(output, DECIDING_COLUMNS)
+        skipped = skipped_rules(rules, source.is_procedural)
+        decisions = decide(measurements, rules, skipped)
+        _note_dropped(output, measurements, decisions, rules, spool, tally, gallery)
+        if not decisions.kept.any():
             raise InputError(_nothing_kept_sentence(source, tally))
-        in_test = _test_mask(spool.pixel_digests, kept, rules)
-        gallery.choose_kept(kept)
-        num_shards = _write_shards(spool, kept, in_test, output, gallery)
+        in_test = _test_mask(measurements, decisions.kept, rules)
+        num_shards = _write_shards(spool, measurements, decisions.kept, in_test, rules, output, gallery)
     finally:
-        log.close()
         spool.remove()
-    report = _report(source, rules, tally, skipped, kept, in_test, output)
+    report = _report(source, rules, tally, skipped, decisions.kept, in_test, output)
     _write_record(report, rules, num_shards)
     write_page(report, gallery)
     return report
 
 
-def _look_at_each(
+def _measure(
     source: Source,
     rules: CurationRules,
+    output: Path,
     spool: Spool,
-    log: DecisionLog,
     tally: Tally,
-    gallery,
     progress: Progress | None,
+    cache: str | Path | None,
+    changes: Path | None,
 ) -> None:
-    """Apply the rules that need no other image; spool what passes, count what does not."""
-    from fluxmodel.data.image_checks import DUPLICATE_RULES, Decision, check_image
-    from fluxmodel.data.records import UnreadableFile
+    """Measure every item; say what of the source is new where that is asked for."""
+    from fluxmodel.data.measurement_pass import MeasurementPass, open_cache
+    from fluxmodel.data.source_ledger import SourceLedger
 
-    known_ids: set[str] = set()
-    not_reached = [
-        Decision(rule, None) for rule in DUPLICATE_RULES[: 1 if _skipped_rules(source, rules) else 2]
-    ]
-    for item in source:
-        if isinstance(item, UnreadableFile) and not item.is_image:
-            tally.note_problem(item)
-            continue
-        image = check_image(item, rules, known_ids)
-        failure = image.failure
-        if failure is None:
-            log.add(image.id, image.path, image.decisions)
-            spool.add(image)
-        else:
-            log.add(image.id, image.path, [*image.decisions, *not_reached])
-            tally.drop(image.path or image.id, failure.reason or Reason.UNREADABLE, failure.detail or "")
-            gallery.note_dropped(image, failure)
-        tally.seen += 1
-        if progress and (tally.seen % _PROGRESS_EVERY == 0 or tally.seen == len(source)):
-            progress(tally.seen, len(source), f"{tally.num_dropped} dropped")
-    spool.finish()
+    ledger = None if cache is None else SourceLedger(Path(cache), source.spec)
+    with open_cache(cache) or nullcontext() as kept:
+        measuring = MeasurementPass(rules, kept)
+        try:
+            measuring.run(source, output, spool, tally, ledger, progress)
+            found = ledger.finish(measuring.num_decoded) if ledger else None
+        finally:
+            if ledger is not None:
+                ledger.abandon()
+    if changes is not None and found is not None:
+        found.write(changes)
 
 
-def _skipped_rules(source: Source, rules: CurationRules) -> dict[str, str]:
-    """Return the rules that are not applied, each with the reason."""
-    if rules.near_duplicate_distance is None:
-        return {"near_duplicate": _RULE_SKIP}
-    return {"near_duplicate": _PROCEDURAL_SKIP} if source.is_procedural else {}
+def _note_dropped(
+    output: Path,
+    measurements: pa.Table,
+    decisions: Decisions,
+    rules: CurationRules,
+    spool: Spool,
+    tally: Tally,
+    gallery: Gallery,
+) -> None:
+    """Log all decisions, count the dropped images and choose which to show."""
+    from fluxmodel.data.decision_log import log_decisions
+    from fluxmodel.data.decisions import DUPLICATE_RULES
+
+    place = _places(measurements)
+    shown: dict[int, Failure] = {}
+    examples: Counter[str] = Counter()
+    for failure in log_decisions(output, measurements, decisions, rules):
+        tally.drop(failure.name, failure.reason, failure.detail)
+        if failure.rule in DUPLICATE_RULES:
+            survivor = decisions.survivor[failure.row]
+            gallery.note_duplicate(int(place[failure.row]), int(place[survivor]), failure)
+        elif failure.rule not in ("readable", "decodable") and examples[failure.reason] < _MOST_EXAMPLES:
+            examples[failure.reason] += 1
+            shown[int(place[failure.row])] = failure
+    for where, image in spool.images(list(shown)).items():
+        gallery.note_dropped(image, shown[where])
+    gallery.choose_kept(decisions.kept[_has_pixels(measurements)])
 
 
-def _drop_duplicates(
-    spool: Spool, distance: int | None, log: DecisionLog, tally: Tally, gallery
-) -> np.ndarray:
-    """Decide on exact, then near duplicates; return which candidates are kept, bool [n]."""
+def _has_pixels(measurements: pa.Table) -> np.ndarray:
+    return measurements["refusal"].is_null().to_numpy()
+
+
+def _places(measurements: pa.Table) -> np.ndarray:
+    """Return the place in the spool of each row of the measurements that has pixels, int64 [n]."""
     import numpy as np
 
-    from fluxmodel.data.dedup import exact_groups, near_groups, survivors
-    from fluxmodel.data.image_checks import Decision
-
-    areas = np.array(spool.areas, np.int64)
-    exact = survivors(exact_groups(spool.pixel_digests), areas, spool.ids)
-    kept = exact == np.arange(len(spool))
-    near, hashes = exact.copy(), spool.hashes
-    if distance is not None:
-        unique = np.flatnonzero(kept)
-        groups = near_groups(hashes[unique], spool.signatures[unique], distance)
-        near[unique] = unique[survivors(groups, areas[unique], [spool.ids[index] for index in unique])]
-    for index, (sample_id, path) in enumerate(zip(spool.ids, spool.paths, strict=True)):
-        decisions = [_duplicate_decision("exact_duplicate", spool, index, int(exact[index]), None)]
-        if distance is not None and kept[index]:
-            bits = float(np.bitwise_count(hashes[index] ^ hashes[near[index]]))
-            decisions.append(_duplicate_decision("near_duplicate", spool, index, int(near[index]), bits))
-        elif distance is not None:
-            decisions.append(Decision("near_duplicate", None))
-        log.add(sample_id, path, decisions)
-        failure = next((decision for decision in decisions if decision.passed is False), None)
-        if failure is not None and failure.reason is not None:
-            tally.drop(path or sample_id, failure.reason, failure.detail or "")
-            survivor = exact[index] if failure.rule == "exact_duplicate" else near[index]
-            gallery.note_duplicate(index, int(survivor), failure)
-    return kept & (near == np.arange(len(spool)))
+    return np.cumsum(_has_pixels(measurements)) - 1
 
 
-def _duplicate_decision(rule: str, spool: Spool, index: int, survivor: int, bits: float | None):
-    """Return the decision of a duplicate rule; `value` is the distance to the survivor in bits."""
-    from fluxmodel.data.image_checks import Decision
-
-    if index == survivor:
-        return Decision(rule, True)
-    reason = Reason.EXACT_DUPLICATE if rule == "exact_duplicate" else Reason.NEAR_DUPLICATE
-    return Decision(rule, False, bits, reason, f"of {spool.ids[survivor]}")
-
-
-def _test_mask(digests: list[bytes], kept: np.ndarray, rules: CurationRules) -> np.ndarray:
-    """Return which kept candidates are held out, bool [n]: a function of seed and pixels, never of order.
+def _test_mask(measurements: pa.Table, kept: np.ndarray, rules: CurationRules) -> np.ndarray:
+    """Return which kept images are held out, bool [n]: a function of seed and pixels, never of order.
 
     A survivor stands for its whole group, so no two images of one group lie on both sides.
     """
     import numpy as np
 
-    key = f"split {rules.seed} ".encode()
-    places = np.array(
-        [int.from_bytes(hashlib.sha256(key + digest).digest()[:8], "big") / 2**64 for digest in digests]
-    )
-    in_test = kept & (places < rules.test_fraction)
-    if rules.test_fraction > 0 and not in_test.any() and kept.sum() >= _MIN_KEPT_FOR_A_TEST_IMAGE:
-        in_test[np.argmin(np.where(kept, places, np.inf))] = True
+    key, rows = f"split {rules.seed} ".encode(), np.flatnonzero(kept)
+    digests = (bytes.fromhex(each.as_py()) for each in measurements["pixel_sha256"].take(rows))
+    hashed = (int.from_bytes(hashlib.sha256(key + digest).digest()[:8], "big") for digest in digests)
+    places = np.full(len(kept), np.inf)
+    places[rows] = np.fromiter((value / 2**64 for value in hashed), np.float64, len(rows))
+    in_test = places < rules.test_fraction
+    if rules.test_fraction > 0 and not in_test.any() and len(rows) >= _MIN_KEPT_FOR_A_TEST_IMAGE:
+        in_test[np.argmin(places)] = True
     return in_test
 
 
-def _write_shards(spool: Spool, kept: np.ndarray, in_test: np.ndarray, output: Path, gallery) -> int:
-    """Write the kept candidates with their split; return the number of shards."""
+def _write_shards(
+    spool: Spool,
+    measurements: pa.Table,
+    kept: np.ndarray,
+    in_test: np.ndarray,
+    rules: CurationRules,
+    output: Path,
+    gallery: Gallery,
+) -> int:
+    """Write the kept images with their usable captions and their split; return the number of shards."""
     import numpy as np
     import pyarrow as pa
 
-    writer, schema = ShardWriter(output), sample_schema()
+    from fluxmodel.data.decisions import usable_captions
+    from fluxmodel.data.measurements import caption_facts
+
+    has_pixels = _has_pixels(measurements)
+    kept, in_test = kept[has_pixels], in_test[has_pixels]
+    usable = usable_captions(measurements, rules)[has_pixels[caption_facts(measurements)[0]]]
+    writer, schema, first = ShardWriter(output), sample_schema(), 0
+    captions_column = schema.get_field_index("captions")
     for start, batch in spool.batches():
-        gallery.take(start, batch)
         here = slice(start, start + batch.num_rows)
+        num_captions = len(batch["captions"].flatten())
+        columns = batch.columns
+        columns[captions_column] = _only(batch["captions"], usable[first : first + num_captions])
+        first += num_captions
         split = pa.array(np.where(in_test[here], "test", "train").tolist(), pa.string())
-        chosen = pa.RecordBatch.from_arrays([*batch.columns, split], schema=schema).filter(
-            pa.array(kept[here])
-        )
+        chosen = pa.RecordBatch.from_arrays([*columns, split], schema=schema).filter(pa.array(kept[here]))
+        gallery.take(start, batch)
         if chosen.num_rows:
             writer.write(chosen)
     writer.close()
     return writer.num_shards
+
+
+def _only(captions: pa.ListArray, usable: np.ndarray) -> pa.ListArray:
+    """Return the lists without the captions that are not usable, bool [m] over all of them."""
+    import numpy as np
+    import pyarrow as pa
+
+    if usable.all():
+        return captions
+    ends = np.cumsum(captions.value_lengths().to_numpy())
+    before = np.concatenate([[0], np.cumsum(usable)])
+    offsets = np.concatenate([[0], before[ends]]).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), captions.flatten().filter(pa.array(usable)), type=captions.type
+    )
 
 
 def _report(source, rules, tally, skipped, kept, in_test, output) -> CurationReport:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from fluxmodel.data.curation import CurationReport
-    from fluxmodel.data.image_checks import CheckedImage, Decision
+    from fluxmodel.data.decision_log import Failure
 
 _PICTURE_SIDE = 96
 _MAX_KEPT, _MAX_PER_REASON = 32, 8
@@ -43,18 +43,15 @@ class Gallery:
         self._pairs: dict[Reason, list[tuple[int, int]]] = {}
         self._found: dict[int, Picture] = {}
 
-    def note_dropped(self, image: CheckedImage, failure: Decision) -> None:
-        """Keep a thumbnail of a refused image that could be decoded, if its reason has room."""
-        if image.sample is None or image.thumbnail is None:
-            return
-        pictures = self.dropped.setdefault(failure.reason or Reason.UNREADABLE, [])
+    def note_dropped(self, image: bytes, failure: Failure) -> None:
+        """Keep a thumbnail of an image that was dropped, if its reason has room."""
+        pictures = self.dropped.setdefault(failure.reason, [])
         if len(pictures) < _MAX_PER_REASON:
-            encoded = _thumbnail(image.sample.image)
-            pictures.append(Picture(encoded, image.path or image.id, failure.detail or ""))
+            pictures.append(Picture(_thumbnail(image), failure.name, failure.detail))
 
-    def note_duplicate(self, index: int, survivor: int, failure: Decision) -> None:
+    def note_duplicate(self, index: int, survivor: int, failure: Failure) -> None:
         """Remember to show a duplicate beside the image that was kept for it."""
-        pairs = self._pairs.setdefault(failure.reason or Reason.NEAR_DUPLICATE, [])
+        pairs = self._pairs.setdefault(failure.reason, [])
         if len(pairs) < _MAX_PER_REASON:
             pairs.append((index, survivor))
 
