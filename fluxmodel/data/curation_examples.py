@@ -6,7 +6,7 @@ evenly over the others. Kept: spread evenly over the source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from fluxmodel.data.decisions import Decisions
     from fluxmodel.data.thresholds import Threshold
 
-ReadImages = Callable[[Sequence[int]], Mapping[int, bytes]]
-"""Returns the encoded images of these rows of the measurements, as far as there are any."""
+ReadImages = Callable[[Sequence[int]], Iterable[tuple[int, bytes]]]
+"""Yields these rows of the measurements with their encoded images, as far as they have one, in any order."""
 
 MOST_EACH_SIDE = 6
 MOST_GROUPS, MOST_MEMBERS = 12, 5

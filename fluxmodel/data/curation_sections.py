@@ -5,7 +5,7 @@ Each chapter is drawn from measurements and decisions; nothing is decoded but th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -13,27 +13,17 @@ from typing import TYPE_CHECKING, Any
 from fluxmodel.data.curation_examples import (
     DuplicateGroup,
     Nearest,
-    ReadImages,
     duplicate_groups,
     kept_examples,
     nearest,
-)
-from fluxmodel.data.curation_tables import (
-    funnel_section,
-    headline,
-    refused_section,
-    rules_section,
-    sensitivity_section,
 )
 from fluxmodel.data.histogram import Line, count, draw, number_words
 from fluxmodel.data.measurements import numbers
 from fluxmodel.data.page_markup import (
     Pictures,
-    contents,
     folded,
     grid,
     note,
-    page,
     plain,
     section,
 )
@@ -53,13 +43,23 @@ _UNITS = {"num_bytes": "bytes", "width": "pixels", "height": "pixels"}
 
 @dataclass(frozen=True)
 class Curated:
-    """All that the page is drawn from."""
+    """All that the page is drawn from.
+
+    Attributes:
+        record: content of curation.json.
+        measurements: at least the `DECIDING_COLUMNS`.
+        decisions: on them.
+        rules: by which they were made.
+        thresholds: all there are.
+        first_captions: returns the first caption of chosen rows.
+    """
 
     record: Mapping[str, Any]
     measurements: pa.Table
     decisions: Decisions
     rules: CurationRules
     thresholds: tuple[Threshold, ...]
+    first_captions: Callable[[Sequence[int]], Mapping[int, str]]
 
     @property
     def standing(self) -> tuple[Threshold, ...]:
@@ -189,7 +189,8 @@ def duplicate_section(curated: Curated, shown: Shown, pictures: Pictures) -> str
 
 def kept_section(curated: Curated, shown: Shown, pictures: Pictures) -> str:
     """Kept images, spread evenly over the source."""
-    figures = [pictures.figure(row, curated.name(row), [_caption(curated, row)]) for row in shown.kept]
+    captions = curated.first_captions(shown.kept)
+    figures = [pictures.figure(row, curated.name(row), [captions.get(row, "")]) for row in shown.kept]
     lead = f"{len(figures)} of {curated.record['kept']:,}, spread evenly over the source in its order."
     return section("kept", "Kept", lead, grid(figures))
 
@@ -220,41 +221,3 @@ def _why_duplicate(decisions: Decisions, row: int) -> str:
             value = float(decisions.values[rule][row]) if rule in decisions.values else float("nan")
             return plain(rule) + ("" if value != value else f", {number_words(value)}")
     return ""
-
-
-def _caption(curated: Curated, row: int) -> str:
-    captions = curated.measurements["captions"][row].as_py() or []
-    return captions[0]["text"] if captions else ""
-
-
-def document(curated: Curated, read_images: ReadImages) -> str:
-    """Return the page as one HTML document of bounded size, whatever the number of images.
-
-    Args:
-        curated: record, measurements and decisions.
-        read_images: returns the encoded images of chosen rows; called once.
-    """
-    record, shown, pictures = curated.record, choose(curated), Pictures()
-    rows = shown.rows()
-    pictures.add(read_images(rows), rows)
-    chapters = [
-        ("funnel", "Funnel", funnel_section(record)),
-        ("sensitivity", "If a threshold were moved", sensitivity_section(record)),
-        ("numbers", "Numbers", histogram_section(curated)),
-        ("thresholds", "At the thresholds", threshold_section(curated, shown, pictures)),
-        ("duplicates", "Duplicates", duplicate_section(curated, shown, pictures)),
-        ("kept", "Kept", kept_section(curated, shown, pictures)),
-        ("refused", "Refused", refused_section(record)),
-        ("rules", "Rules", rules_section(record)),
-    ]
-    there = [(anchor, words) for anchor, words, text in chapters if text]
-    left_out = f"{pictures.num_left_out} pictures were left out to keep the page small."
-    return page(
-        f"Curation of {record['data']}",
-        "\n".join([
-            headline(record),
-            contents(there),
-            *[text for _, _, text in chapters],
-            note(left_out if pictures.num_left_out else ""),
-        ]),
-    )  # fmt: skip

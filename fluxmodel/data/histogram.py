@@ -75,13 +75,12 @@ def count(
     edges = _edges(low, high, logarithmic, whole, num_bins)
     edges = _with_lines(edges, [_parting(line, whole) for line in lines])
     clipped = np.clip(numbers, edges[0], edges[-1])
-    parts = [
-        tuple(np.histogram(clipped[chosen], edges)[0].tolist())
-        for chosen in (kept & ~beyond, beyond, ~kept & ~beyond)
-    ]
+    kinds = (kept & ~beyond, beyond, ~kept & ~beyond)
+    shown, dropped, other = (tuple(np.histogram(clipped[chosen], edges)[0].tolist()) for chosen in kinds)
     gathered = (bool(numbers.min() < edges[0]), bool(numbers.max() > edges[-1]))
     missing = int((~there).sum())
-    return Histogram(tuple(edges.tolist()), *parts, logarithmic, whole, gathered, len(numbers), missing)
+    placed = tuple(edges.tolist())
+    return Histogram(placed, shown, dropped, other, logarithmic, whole, gathered, len(numbers), missing)
 
 
 def draw(histogram: Histogram, lines: Sequence[tuple[Line, str]], title: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from html import escape
 
 PICTURE_SIDE = 112
@@ -21,22 +21,21 @@ class Pictures:
 
     def __init__(self, budget: int = PICTURE_BYTES) -> None:
         self._left = budget
-        self._found: dict[int | str, str] = {}
+        self._found: dict[Hashable, str] = {}
         self.num_left_out = 0
 
-    def add(self, images: Mapping[int, bytes] | Mapping[str, bytes], order: Iterable[int | str]) -> None:
-        """Encode the images in this order; those that cannot be decoded or exceed the budget are left out."""
+    def add(self, images: Iterable[tuple[Hashable, bytes]], order: Iterable[Hashable]) -> None:
+        """Make thumbnails of images as they come; those last in `order` are left out where the budget is spent."""
+        small = {key: base64.b64encode(thumbnail(data)).decode() for key, data in images}
         for key in order:
-            if key in self._found or key not in images:
-                continue
-            encoded = base64.b64encode(thumbnail(images[key])).decode()  # pyright: ignore[reportArgumentType]
-            if not encoded or len(encoded) > self._left:
-                self.num_left_out += bool(encoded)
-                continue
-            self._left -= len(encoded)
-            self._found[key] = encoded
+            encoded = small.get(key, "")
+            if len(encoded) > self._left:
+                self.num_left_out += 1
+            elif encoded:
+                self._left -= len(encoded)
+                self._found[key] = encoded
 
-    def figure(self, key: int | str, title: str, lines: Sequence[str] = (), kind: str = "") -> str:
+    def figure(self, key: Hashable, title: str, lines: Sequence[str] = (), kind: str = "") -> str:
         """An image with its name and lines beneath; `kind` colours its frame: kept or dropped."""
         encoded = self._found.get(key)
         shown = (
