@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _NUMBERS = ("num_bytes", "width", "height", "sharpness", "brightness", "contrast", "entropy",
             "agreement", "aesthetic", "safety", "watermark")  # fmt: skip
+_PURE = {"ratio", "of 1", "cosine", "probability"}
 _UNITS = {"num_bytes": "bytes", "width": "pixels", "height": "pixels"}
 
 
@@ -143,7 +144,7 @@ def threshold_section(curated: Curated, shown: Shown, pictures: Pictures) -> str
     open_, idle = [], []
     for threshold, sides in zip(curated.standing, shown.nearest, strict=True):
         limit = getattr(curated.rules, threshold.field)
-        words = f"{plain(threshold.field)} {number_words(limit)} {threshold.unit}".strip()
+        words = f"{plain(threshold.field)} {_measured(limit, threshold)}"
         kept = [_figure(curated, pictures, row, threshold, "kept") for row in sides.kept]
         dropped = [_figure(curated, pictures, row, threshold, "dropped") for row in sides.dropped]
         if dropped:
@@ -157,7 +158,7 @@ def threshold_section(curated: Curated, shown: Shown, pictures: Pictures) -> str
         "kept, the threshold is too strict; if those kept look bad, it is too lax."
     )
     folded_ = folded(
-        f"{len(idle)} thresholds that dropped no image, and the kept nearest them", "".join(idle)
+        "Thresholds that dropped no image, and the kept nearest them", "".join(idle)
     )
     return section("thresholds", "At the thresholds", lead, *open_, folded_)
 
@@ -210,8 +211,13 @@ def _panel(
 
 
 def _figure(curated: Curated, pictures: Pictures, row: int, threshold: Threshold, kind: str) -> str:
-    value = number_words(float(curated.values(threshold)[row]))
-    return pictures.figure(row, curated.name(row), [f"{value} {threshold.unit}".strip()], kind)
+    words = _measured(float(curated.values(threshold)[row]), threshold)
+    return pictures.figure(row, curated.name(row), [words], kind)
+
+
+def _measured(value: float, threshold: Threshold) -> str:
+    """A value with its unit, if it has one."""
+    return number_words(value) if threshold.unit in _PURE else f"{number_words(value)} {threshold.unit}"
 
 
 def _why_duplicate(decisions: Decisions, row: int) -> str:
@@ -219,5 +225,5 @@ def _why_duplicate(decisions: Decisions, row: int) -> str:
     for rule in decisions.rules:
         if "duplicate" in rule and decisions.passed[rule][row] == 0:
             value = float(decisions.values[rule][row]) if rule in decisions.values else float("nan")
-            return plain(rule) + ("" if value != value else f", {number_words(value)}")
+            return plain(rule) + ("" if value != value else f", {number_words(value)} bits")
     return ""

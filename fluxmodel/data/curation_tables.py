@@ -51,22 +51,16 @@ def sensitivity_section(record: Mapping[str, Any]) -> str:
     rows = []
     for each in record.get("sensitivity", []):
         cells = [_change_cell(change) for change in each["changes"]]
-        stands = f"{number_words(each['value'])} <small>{escape(each['unit'])}</small>"
-        rows.append(
-            [
-                f"{escape(plain(each['field']))}",
-                cells[0],
-                cells[1],
-                f"{stands}<small>{record['kept']:,} kept</small>",
-                *cells[2:],
-            ]
-        )
-    head = ("threshold", "−20 %", "−10 %", "as it stands", "+10 %", "+20 %")
+        stands = f"<small>{escape(number_words(each['value']))} {escape(each['unit'])}</small>"
+        rows.append([f"{escape(plain(each['field']))}{stands}", *cells])
+    head = ("threshold", "−20 %", "−10 %", "+10 %", "+20 %")
     lead = (
-        "What would be kept if one threshold were moved and all else stayed. Duplicates are decided anew, so a "
-        "copy may take the place of an image that goes. Whole numbers move by at least one."
+        f"How many more or fewer than {record['kept']:,} would be kept if one threshold were moved and all else "
+        "stayed, and beneath it how many that makes at which value. "
+        "Duplicates are decided anew, so a copy may take the place of an image that goes. Whole numbers move by "
+        "at least one."
     )
-    return section("sensitivity", "If a threshold were moved", lead, table(head, rows, numbers=range(1, 6)))
+    return section("sensitivity", "If a threshold were moved", lead, table(head, rows, numbers=range(1, 5)))
 
 
 def refused_section(record: Mapping[str, Any]) -> str:
@@ -127,7 +121,7 @@ def _change_cell(change: Mapping[str, Any]) -> str:
     difference = change["difference"]
     kind = "up" if difference > 0 else "down" if difference < 0 else ""
     said = f"{'+' if difference > 0 else '−' if difference < 0 else '±'}{abs(difference):,}"
-    at = f"{change['kept']:,} kept at {number_words(change['value'])}"
+    at = f"{change['kept']:,} at {number_words(change['value'])}"
     return f'<span class="{kind}">{said}</span><small>{at}</small>'
 
 

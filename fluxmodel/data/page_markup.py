@@ -39,7 +39,7 @@ class Pictures:
         """An image with its name and lines beneath; `kind` colours its frame: kept or dropped."""
         encoded = self._found.get(key)
         shown = (
-            f'<img alt="" loading="lazy" src="data:image/webp;base64,{encoded}">'
+            f'<img alt="" src="data:image/webp;base64,{encoded}">'
             if encoded
             else '<div class="none">no picture</div>'
         )
@@ -142,7 +142,7 @@ body{margin:0;background:#fff;color:var(--ink);font:16px/1.5 system-ui,-apple-sy
 "Helvetica Neue","DejaVu Sans",sans-serif}
 main{max-width:70rem;margin:0 auto;padding:2.4rem 1.25rem 5rem}
 h1{font-size:clamp(1.4rem,4vw,2.1rem);line-height:1.2;letter-spacing:-.015em;margin:0 0 .8rem;overflow-wrap:anywhere}
-h2{font-size:1.3rem;margin:0 0 .3rem}h3{font-size:1rem;margin:0 0 .3rem}
+h2{font-size:1.3rem;margin:0 0 .3rem}h3{font-size:1rem;margin:.6rem 0 .3rem}
 section{margin-top:3.2rem;scroll-margin-top:1rem}p{margin:.3rem 0 1rem;max-width:46rem}
 .lead,.note{color:var(--soft)}.note{font-size:.88rem}a{color:var(--blue);text-decoration:none}
 nav{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;padding:.6rem 0;margin:1.2rem 0 0;font-size:.9rem;
@@ -156,7 +156,6 @@ font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.4rem .9rem .4rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft);font-size:.82rem;vertical-align:bottom}.n{text-align:right;white-space:nowrap}
 td small{display:block;color:var(--soft);line-height:1.35}td{overflow-wrap:break-word}td:first-child{min-width:8rem}
-tr.whole td{font-weight:600}td.n.up{color:var(--good)}
 .up{color:var(--good)}.down{color:var(--bad)}
 .bar{display:flex;height:.75rem;min-width:9rem;margin-top:.35rem;background:var(--tint);border-radius:.2rem;overflow:hidden}
 .bar i{background:#b9d3da}.bar i.dropped{background:var(--bad);min-width:2px}.bar i.kept{background:var(--good)}
@@ -177,12 +176,12 @@ figcaption{margin-top:.4rem;overflow-wrap:anywhere}figcaption b{font-weight:600;
 figcaption span{color:var(--soft);display:-webkit-box;overflow:hidden;-webkit-line-clamp:3;-webkit-box-orient:vertical}
 .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:.4rem 2rem}
 .rule{margin:1.6rem 0 0;padding-top:1rem;border-top:1px solid var(--line)}
-.groups{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem}
+.groups{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr));gap:1rem}
 .group{padding:.8rem;box-shadow:0 0 0 1px var(--line);border-radius:.4rem;min-width:0}.group .grid{margin:.2rem 0 0;
 grid-template-columns:repeat(auto-fill,minmax(5.4rem,1fr))}
 details{margin:.8rem 0}summary{cursor:pointer;color:var(--blue)}
 @media(max-width:34rem){main{padding-top:1.4rem}.boxes{grid-template-columns:1fr 1fr}.boxes b{font-size:1.4rem}
-.grid{grid-template-columns:repeat(3,1fr)}td,th{padding-right:.6rem}td:first-child{min-width:6.5rem}.bar{min-width:6rem}
+.grid{grid-template-columns:repeat(3,1fr)}td,th{padding-right:.6rem}td:first-child{min-width:6.5rem}.bar{min-width:3.2rem}
 section{margin-top:2.4rem}}
 @media print{figure,.group{break-inside:avoid}}
 """
