@@ -316,7 +316,7 @@ def why(
 
         known = ", ".join(book.stages()) or "none yet: `fluxline run` makes them"
         raise InputError(f"No stage {stage!r} has run; stages that have: {known}.")
-    rows = [_Why(d.stage, d.reused, d.reason, d.run_key) for d in latest]
+    rows = [_Why(d.stage, d.reused, book.reason(d), d.run_key) for d in latest]
     if as_json:
         print(json.dumps({"stages": [asdict(row) for row in rows]}))
     else:

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.gate_settings import GateSettings
+from fluxmodel.data.curation_rules import RULE_PRESETS
 from fluxmodel.errors import InputError
 from fluxmodel.presets import PRESETS
 from fluxmodel.training_job import Precision
@@ -34,6 +35,15 @@ class PipelineConfig(BaseModel):
 
     preset: PresetName = "demo"
     data: Data = ""
+    rules_preset: str = Field(
+        default="",
+        description="Named curation rules: procedural, photos or web; empty takes the preset's.",
+        json_schema_extra={"enum": ["", *RULE_PRESETS]},
+    )
+    rules: dict[str, float] = Field(
+        default={},
+        description="Single curation rules by name, as --rules.min-sharpness 20; -1 switches one off.",
+    )
     seed: Seed = Field(default=0, description="Seed of the base model's training.")
     name: ModelName = Field(default="", description="Name of the registered model; default fluxline-PRESET.")
     train_steps: Steps = Field(

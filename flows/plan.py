@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from evaluation.gate_settings import GateSettings
 from evaluation.settings import EvaluationSettings
 from flows.config import PipelineConfig
-from fluxmodel.data.curation_rules import CurationRules
+from fluxmodel.data.curation_rules import CurationRules, choose_rules
 from fluxmodel.errors import InputError
 from fluxmodel.presets import PRESETS, Preset
 from fluxmodel.training_job import PairSettings, TrainingJob
@@ -106,7 +106,7 @@ def make_plan(config: PipelineConfig, source: DataSource | None = None) -> Plan:
             job.model_copy(update={"objective": job.objective | {"trigger": config.trigger}})
             for job in (lora, classifier)
         )
-    rules = CurationRules.model_validate(preset.rules)
+    rules = choose_rules(preset.rules, config.rules_preset, config.rules)
     size, guidance = rules.image_size, config.guidance or preset.guidance
     judged = {"guidance": guidance} | ({"num_images": config.num_images} if config.num_images else {})
     return Plan(

@@ -49,13 +49,23 @@ def curate(context: RunContext, source: DataSource, rules: CurationRules) -> Art
 
 
 def _curate(run: StageRun, source: DataSource, rules: CurationRules) -> Outcome:
-    final = run.call("fluxmodel.data.curation:curate", data=source.data, rules=rules.model_dump(mode="json"))
+    changes = run.work / "changes.json"
+    changes.unlink(missing_ok=True)
+    final = run.call(
+        "fluxmodel.data.curation:curate",
+        data=source.data,
+        rules=rules.model_dump(mode="json"),
+        cache=str(run.home.root / "cache"),
+        changes=str(changes),
+    )
     report = read_json(final / "curation.json")
     refused = report.get("num_refused", 0)
     _say_refused(report.get("refused") or [], refused)
     seen, kept = report.get("seen", 0), report.get("kept", 0)
     gave = f"{kept} of {seen} images kept" + (f", {refused} refused" if refused else "")
-    return Outcome(final, gave, {"seen": float(seen), "kept": float(kept)})
+    changed = read_json(changes).get("sentence", "")
+    gave += f"; {changed}" if changed else ""
+    return Outcome(final, gave, {"seen": float(seen), "kept": float(kept)}, changed)
 
 
 def _say_refused(examples: list[dict], num_refused: int) -> None:

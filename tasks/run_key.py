@@ -55,6 +55,7 @@ class RunRecord(BaseModel):
         description="Wall time of the stage, crashes and resumptions included, in seconds."
     )
     gave: str = Field(default="", description="One line: what the stage gave.")
+    changed: str = Field(default="", description="One line: what of its input had to be done anew.")
     metrics: dict[str, float] = Field(default_factory=dict)
     finished: float = Field(default=0.0, description="Unix time.")
     environment: dict[str, str] = Field(
@@ -145,6 +146,11 @@ class RunBook:
             return "ran: first time"
         changes = list(differences(last, identity))
         return "re-ran because " + ", ".join(changes) if changes else "ran: its last run did not finish"
+
+    def reason(self, decision: Decision) -> str:
+        """Return a decision's reason, with what of its input a run that finished had to do anew."""
+        record = None if decision.reused else self.read(decision.run_key)
+        return f"{decision.reason} ({record.changed})" if record and record.changed else decision.reason
 
     def latest_identity(self, stage: str) -> StageIdentity | None:
         """Return what the stage was last asked for, finished or not."""

@@ -160,7 +160,7 @@ class Stage:
             record = RunRecord(
                 run_key=identity.run_key, identity=identity, artifact=artifact, gave=outcome.gave,
                 seconds=round(earlier + time.monotonic() - started, 2), metrics=outcome.metrics,
-                finished=time.time(), environment=environment(),
+                finished=time.time(), environment=environment(), changed=outcome.changed,
             )  # fmt: skip
             owed.finish(home, debt, tail, record)
             RunBook(home).write(record)

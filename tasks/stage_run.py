@@ -40,11 +40,13 @@ class Outcome:
         directory: becomes the artifact.
         gave: one line for people.
         metrics: final numbers, logged to MLflow.
+        changed: one line: what of its input had to be done anew, for `fluxline why`.
     """
 
     directory: Path
     gave: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    changed: str = ""
 
 
 @dataclass

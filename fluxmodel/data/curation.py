@@ -142,7 +142,7 @@ def _measure(
     from fluxmodel.data.source_ledger import SourceLedger
 
     ledger = None if cache is None else SourceLedger(Path(cache), source.spec)
-    with open_cache(cache) or nullcontext() as kept:
+    with nullcontext() if cache is None else open_cache(cache) as kept:
         measuring = MeasurementPass(rules, kept)
         try:
             measuring.run(source, output, spool, tally, ledger, progress)

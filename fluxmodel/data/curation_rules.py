@@ -1,6 +1,11 @@
 """The rules of curation: one class for the command's flags, the run form and the record in the artifact."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fluxmodel.errors import InputError
 
 
 class CurationRules(BaseModel):
@@ -61,3 +66,65 @@ class CurationRules(BaseModel):
         default=0.05, ge=0, le=0.5, description="Share held out for evaluation, fraction."
     )
     seed: int = Field(default=0, ge=0, description="Key of the split, no unit.")
+
+
+# Starting points, not findings: look at the histograms of the report before trusting one on data of your own.
+RULE_PRESETS: dict[str, dict[str, float]] = {
+    "procedural": {},  # drawn scenes are what they were asked to be
+    "photos": {
+        "min_side": 256,
+        "min_sharpness": 20.0,
+        "min_brightness": 0.05,
+        "max_brightness": 0.97,
+        "min_contrast": 0.04,
+        "min_entropy": 3.0,
+    },
+    "web": {
+        "min_side": 128,
+        "max_aspect": 2.5,
+        "min_sharpness": 10.0,
+        "min_brightness": 0.03,
+        "max_brightness": 0.98,
+        "min_contrast": 0.03,
+        "min_entropy": 2.0,
+        "min_caption_words": 3,
+    },
+}
+OFF = -1
+"""What a person gives for a rule that may be switched off: a command line has no null."""
+
+
+def choose_rules(base: Mapping[str, Any], preset: str, changed: Mapping[str, float]) -> CurationRules:
+    """Return rules: `base`, over it a preset of rules (may be empty), over it single values by name.
+
+    Raises:
+        InputError: there is no such preset or rule, or a value makes no sense; the cure is said.
+    """
+    if preset and preset not in RULE_PRESETS:
+        raise InputError(f"rules-preset is {preset!r}; choose one of {', '.join(RULE_PRESETS)}.")
+    values = {**base, **RULE_PRESETS.get(preset, {})}
+    for given, value in changed.items():
+        name = given.replace("-", "_")
+        field = CurationRules.model_fields.get(name)
+        if field is None or name == "image_size":
+            known = ", ".join(sorted(CurationRules.model_fields.keys() - {"image_size"}))
+            raise InputError(f"rules.{given} is no rule that may be set; there are {known}.")
+        may_be_off = field.get_default() is None or name == "near_duplicate_distance"
+        values[name] = None if may_be_off and value == OFF else value
+    try:
+        rules = CurationRules.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        wanted = str(first["msg"]).removeprefix("Input should be ")
+        raise InputError(f"rules.{first['loc'][0]} is {first['input']}; give a number {wanted}.") from None
+    if (rules.min_brightness or 0) > (1 if rules.max_brightness is None else rules.max_brightness):
+        raise InputError(
+            f"rules.min_brightness is {rules.min_brightness} and rules.max_brightness {rules.max_brightness}; "
+            "no image is both, so lower the first or raise the second."
+        )
+    if rules.min_caption_words > rules.max_caption_words:
+        raise InputError(
+            f"rules.min_caption_words is {rules.min_caption_words} and rules.max_caption_words "
+            f"{rules.max_caption_words}; no caption is both, so lower the first or raise the second."
+        )
+    return rules

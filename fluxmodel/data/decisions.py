@@ -152,7 +152,7 @@ def _code_each_caption(measurements: pa.Table, rules: CurationRules) -> tuple[np
     codes = np.zeros(len(rows), np.int16)
     codes[words < rules.min_caption_words] = 2
     codes[words > rules.max_caption_words] = 3
-    for place in np.flatnonzero(np.not_equal(refusals, None)):
+    for place in np.flatnonzero(refusals != np.array(None)):
         codes[place] = _CAPTION_REASONS.index(Reason(refusals[place]), 4)
     return rows, codes
 

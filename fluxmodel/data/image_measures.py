@@ -71,6 +71,7 @@ def measure(data: bytes, sha256: str, max_pixels: int) -> ImageMeasures:
         return ImageMeasures(sha256, str(refusal.reason), refusal.detail)
     height, width = pixels.shape[:2]
     small = thumbnail(pixels)[None]
+    found = luminance_measures(pixels)
     return ImageMeasures(
         sha256=sha256,
         pixel_sha256=hashlib.sha256(b"%d x %d " % (width, height) + pixels.tobytes()).hexdigest(),
@@ -78,7 +79,10 @@ def measure(data: bytes, sha256: str, max_pixels: int) -> ImageMeasures:
         colors=color_signatures(small)[0].tobytes(),
         width=width,
         height=height,
-        **luminance_measures(pixels),
+        sharpness=found["sharpness"],
+        brightness=found["brightness"],
+        contrast=found["contrast"],
+        entropy=found["entropy"],
     )
 
 

@@ -97,10 +97,8 @@ class MeasurementPass:
         return found
 
 
-def open_cache(directory: str | Path | None) -> ContentCache | None:
-    """Return the cache of measures below a directory of caches, None without one."""
-    if directory is None:
-        return None
+def open_cache(directory: str | Path) -> ContentCache:
+    """Return the cache of measures below a directory of caches."""
     from fluxmodel.data.content_cache import ContentCache
 
     return ContentCache(directory, recipe())

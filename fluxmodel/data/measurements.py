@@ -167,7 +167,7 @@ def _first_words(measurements: pa.Table) -> np.ndarray:
     import numpy as np
 
     rows, words, refusals = caption_facts(measurements)
-    is_text = np.equal(refusals, None)
+    is_text = refusals == np.array(None)
     first = np.full(measurements.num_rows, np.nan)
     first[rows[is_text][::-1]] = words[is_text][::-1]  # written from the last, so the first one stays
     return first

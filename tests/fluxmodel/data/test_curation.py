@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from fluxmodel.data.curation import CuratedDataset, CurationReport, CurationRules, curate, curate_source
-from fluxmodel.data.decode import decode, fit
 from fluxmodel.data.decisions import DUPLICATE_RULES, IMAGE_RULES
+from fluxmodel.data.decode import decode, fit
 from fluxmodel.data.records import Caption, RawSample, UnreadableFile
 from fluxmodel.data.sources import open_source
 from fluxmodel.errors import ArtifactError, InputError
