@@ -157,9 +157,7 @@ def threshold_section(curated: Curated, shown: Shown, pictures: Pictures) -> str
         "The images whose number lies nearest each threshold, on both sides. If those dropped look as good as those "
         "kept, the threshold is too strict; if those kept look bad, it is too lax."
     )
-    folded_ = folded(
-        "Thresholds that dropped no image, and the kept nearest them", "".join(idle)
-    )
+    folded_ = folded("Thresholds that dropped no image, and the kept nearest them", "".join(idle))
     return section("thresholds", "At the thresholds", lead, *open_, folded_)
 
 
