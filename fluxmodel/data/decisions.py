@@ -59,13 +59,20 @@ class Decisions:
         return first
 
 
-def skipped_rules(rules: CurationRules, is_procedural: bool) -> dict[str, str]:
-    """Return the rules that are not applied, each with the reason."""
-    skipped = {
-        rule: f"switched off by the rule {each.field}"
-        for rule, each in _COMPARED.items()
-        if getattr(rules, each.field) is None
-    }
+def skipped_rules(rules: CurationRules, is_procedural: bool, models: Collection[str] = ()) -> dict[str, str]:
+    """Return the rules that are not applied, each with the reason.
+
+    Args:
+        rules: thresholds.
+        is_procedural: whether scenes are drawn.
+        models: those of `MODEL_COLUMNS` that a model has measured.
+    """
+    skipped = {}
+    for rule, each in _COMPARED.items():
+        if getattr(rules, each.field) is None:
+            skipped[rule] = f"switched off by the rule {each.field}"
+        elif each.column in MODEL_COLUMNS and each.column not in models:
+            skipped[rule] = f"there is no model that measures {each.column}"
     if rules.near_duplicate_distance is None:
         skipped["near_duplicate"] = "switched off by the rule near_duplicate_distance"
     elif is_procedural:

@@ -4,8 +4,15 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from tasks.curate import MAX_SAID, _curate, _say_refused
+import pytest
+
+from fluxmodel.data.curation_rules import CurationRules
+from tasks.curate import CURATE, MAX_SAID, _curate, _say_refused, identify_source
 from tasks.progress import board
+from tasks.run_key import REUSED, RunBook
+from tasks.stage_run import RunContext
+from tests.fluxmodel.data.pictures import encoded, picture
+from tests.kit import ROOT
 
 
 def test_the_count_is_of_all_refused_and_the_examples_say_where_the_others_are(tmp_path, monkeypatch):
@@ -32,3 +39,39 @@ def test_the_count_is_of_all_refused_and_the_examples_say_where_the_others_are(t
     said.clear()
     _say_refused([entry], 1)
     assert len(said) == 1
+
+
+@pytest.fixture
+def mlflow_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.tracking.client", lambda _: (_ for _ in ()).throw(ConnectionError()))
+
+
+@pytest.mark.usefixtures("mlflow_is_away")
+def test_what_changed_in_the_source_is_all_that_is_done_again_and_why_says_so(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+
+    def put(seed: int, name: int) -> None:
+        (folder / f"{name}.png").write_bytes(encoded(picture(seed)))
+        (folder / f"{name}.txt").write_text(f"picture {name}")
+
+    def curated() -> str:
+        inputs = {"source": identify_source(str(folder)), "rules": CurationRules()}
+        CURATE.cache_key({"context": RunContext(home=str(home.root)), **inputs})
+        CURATE.run(RunContext(home=str(home.root)), _curate, **inputs)
+        book = RunBook(home)
+        return book.reason(book.history("curate")[-1])
+
+    for name in range(5):
+        put(name, name)
+    assert curated() == "ran: first time (5 decoded)"
+    put(50, 1)
+    for name in range(10, 20):
+        put(name, name)
+    (folder / "2.txt").write_text("other words")
+    told = "11 decoded; 10 new (10.png, 11.png, 12.png, ...), 1 replaced (1.png), 1 caption changed (2.png)"
+    reason = curated()
+    assert reason.startswith("re-ran because source.fingerprint changed")
+    assert reason.endswith(f"({told})")
+    assert curated() == REUSED

@@ -13,7 +13,7 @@ from fluxmodel.data.curation import CuratedDataset, CurationRules, curate, curat
 from fluxmodel.data.curation_rules import RULE_PRESETS, choose_rules
 from fluxmodel.data.decisions import decide, skipped_rules
 from fluxmodel.data.image_measures import ImageMeasures, luminance_measures, measure
-from fluxmodel.data.measurements import measurement_schema, numbers, read_measurements
+from fluxmodel.data.measurements import MODEL_COLUMNS, measurement_schema, numbers, read_measurements
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
 from fluxmodel.data.thresholds import THRESHOLDS
 from fluxmodel.errors import ArtifactError, InputError
@@ -174,19 +174,14 @@ def test_damaged_measurements_are_said_to_be(tmp_path):
 @pytest.mark.parametrize("threshold", [t for t in THRESHOLDS if t.rule != "caption"], ids=lambda t: t.field)
 def test_a_threshold_drops_exactly_what_lies_beyond_it(mixed, threshold):
     table = read_measurements(mixed[1])
-    if threshold.column in table.column_names and threshold.column in (
-        "agreement",
-        "aesthetic",
-        "safety",
-        "watermark",
-    ):
+    if threshold.column in MODEL_COLUMNS:
         scores = pa.array(np.linspace(0, 1, table.num_rows), pa.float32())
         table = table.set_column(table.schema.get_field_index(threshold.column), threshold.column, scores)
     values = numbers(table, threshold.column)
     limit = float(np.nanmedian(values))
     limit = int(limit) if threshold.field == "min_side" else limit
     rules = RULES.model_copy(update={threshold.field: limit})
-    decisions = decide(table, rules, skipped_rules(rules, False))
+    decisions = decide(table, rules, skipped_rules(rules, False, MODEL_COLUMNS))
     beyond = values < limit if threshold.side == "min" else values > limit
     assert (decisions.passed[threshold.rule] == np.where(np.isnan(values), -1, ~beyond)).all()
     assert not decisions.kept[beyond].any()
@@ -223,6 +218,16 @@ def test_every_preset_of_rules_is_valid_and_drops_what_it_is_for():
 def test_rules_that_make_no_sense_are_one_sentence(preset, changed, said):
     with pytest.raises(InputError, match=said):
         choose_rules({}, preset, changed)
+
+
+def test_a_rule_without_its_model_is_skipped_with_a_reason_and_drops_nothing(tmp_path):
+    rules = CurationRules(min_agreement=0.3, max_watermark=0.1)
+    items = [sample(f"{seed}", encoded(picture(seed)), "a") for seed in range(3)]
+    report = curate_source(Listed(items), rules, new(tmp_path))
+    assert report.kept == 3
+    assert report.skipped_rules["min_agreement"] == "there is no model that measures agreement"
+    assert report.skipped_rules["max_watermark"] == "there is no model that measures watermark"
+    assert "min_agreement" not in pq.read_table(tmp_path / "out" / "decisions.parquet")["rule"].to_pylist()
 
 
 # The cache
