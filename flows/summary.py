@@ -29,12 +29,15 @@ def print_summary(home: Home, outcome: dict[str, Any]) -> None:
     for label, value in outcome["figures"].items():
         console.print(f"{label:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
     console.print()
-    for label, value in (
-        ("total", f"{outcome['seconds']:.1f} s"),
-        *_verdict(outcome),
-        *_made(outcome, where),
-    ):
-        console.print(f"{label:<8} {value}", markup=False, highlight=False, soft_wrap=True)
+    print_lines([("total", f"{outcome['seconds']:.1f} s"), *_verdict(outcome), *_made(outcome, where)])
+
+
+def print_lines(lines: list[tuple[str, str]]) -> None:
+    """Print what is told after the table, a label before each."""
+    from rich.console import Console
+
+    for label, value in lines:
+        Console(stderr=True).print(f"{label:<8} {value}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _made(outcome: dict[str, Any], where: str) -> list[tuple[str, str]]:

@@ -49,7 +49,7 @@ def stage_page(home: Home, record: RunRecord, directory: Path, work: Path) -> St
     """
     stage = record.identity.stage
     if stage == "curate":
-        return StagePage(tables={"funnel": funnel_rows(read_json(directory / "curation.json"))})
+        return _curation(read_json(directory / "curation.json"))
     if stage == "caption":
         return _captions(read_json(directory / "captions.json"))
     if stage == "evaluate":
@@ -72,6 +72,29 @@ def funnel_rows(curation: dict[str, Any]) -> Rows:
         {"what": name, "images": count, "share": f"{100 * count / seen:.1f} %"} for name, count in counted
     ]
     return rows[:MAX_ROWS]
+
+
+def rule_funnel_rows(curation: dict[str, Any]) -> Rows:
+    """Return what each rule of curation removed in turn, and would remove alone."""
+    return [
+        {
+            "rule": _plain(step["rule"]),
+            "removed in turn": step["removed"],
+            "would remove alone": step["alone"],
+            "no other rule would": step["only"],
+            "left": step["left"],
+        }
+        for step in curation.get("funnel", [])[:MAX_ROWS]
+    ]
+
+
+def sensitivity_rows(curation: dict[str, Any]) -> Rows:
+    """Return how many images more or fewer would be kept with each threshold moved."""
+    return [
+        {"threshold": f"{_plain(each['field'])} {each['value']:g} {each['unit']}"}
+        | {f"{100 * (move['factor'] - 1):+.0f} %": _move(move) for move in each["changes"]}
+        for each in curation.get("sensitivity", [])[:MAX_ROWS]
+    ]
 
 
 def metric_rows(evaluation: dict[str, Any]) -> Rows:
@@ -114,6 +137,19 @@ def rule_rows(decision: dict[str, Any]) -> Rows:
         }
         for rule in rules[:MAX_ROWS]
     ]
+
+
+def _curation(curation: dict[str, Any]) -> StagePage:
+    tables = {
+        "funnel": funnel_rows(curation),
+        "rules": rule_funnel_rows(curation),
+        "thresholds": sensitivity_rows(curation),
+    }
+    return StagePage(tables={name: rows for name, rows in tables.items() if rows})
+
+
+def _move(move: dict[str, Any]) -> str:
+    return "not allowed" if move["kept"] is None else f"{move['difference']:+,} ({move['kept']:,} kept)"
 
 
 def _captions(found: dict[str, Any]) -> StagePage:

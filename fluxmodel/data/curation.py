@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fluxmodel.data.curated_dataset import RECORD, CuratedDataset, ShardWriter, sample_schema
 from fluxmodel.data.curation_rules import CurationRules
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from fluxmodel.data.curation_page import Gallery
-    from fluxmodel.data.decision_log import Failure
     from fluxmodel.data.decisions import Decisions
     from fluxmodel.data.spool import Spool
 
@@ -38,7 +36,7 @@ __all__ = ["CuratedDataset", "CurationReport", "CurationRules", "Dropped", "cura
 
 Progress = Callable[[int, int, str], None]
 _MIN_KEPT_FOR_A_TEST_IMAGE = 20
-_MOST_EXAMPLES = 8
+_IMAGES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -97,27 +95,35 @@ def curate_source(
     changes: Path | None = None,
 ) -> CurationReport:
     """Curate an open source; see `curate`."""
-    from fluxmodel.data.curation_page import Gallery, write_page
+    from fluxmodel.data.curation_funnel import summary
+    from fluxmodel.data.curation_page import write_page
+    from fluxmodel.data.curation_sections import Curated
     from fluxmodel.data.decisions import decide, skipped_rules
-    from fluxmodel.data.measurements import DECIDING_COLUMNS, read_measurements
+    from fluxmodel.data.measurements import DECIDING_COLUMNS, first_captions, read_measurements
     from fluxmodel.data.spool import Spool
+    from fluxmodel.data.thresholds import THRESHOLDS
 
-    tally, gallery, spool = Tally(), Gallery(), Spool(output / ".spool.arrow")
+    tally, spool = Tally(), Spool(output / ".spool.arrow")
     try:
         _measure(source, rules, output, spool, tally, progress, cache, changes)
         measurements = read_measurements(output, DECIDING_COLUMNS)
         skipped = skipped_rules(rules, source.is_procedural)
         decisions = decide(measurements, rules, skipped)
-        _note_dropped(output, measurements, decisions, rules, spool, tally, gallery)
+        _note_dropped(output, measurements, decisions, rules, tally)
         if not decisions.kept.any():
             raise InputError(_nothing_kept_sentence(source, tally))
         in_test = _test_mask(measurements, decisions.kept, rules)
-        num_shards = _write_shards(spool, measurements, decisions.kept, in_test, rules, output, gallery)
+        num_shards = _write_shards(spool, measurements, decisions.kept, in_test, rules, output)
+        report = _report(source, rules, tally, skipped, decisions.kept, in_test, output)
+        told = summary(
+            measurements, decisions, rules, THRESHOLDS, lambda other: decide(measurements, other, skipped)
+        )
+        record = _write_record(report, rules, num_shards, told)
+        captions = partial(first_captions, output)
+        curated = Curated(record, measurements, decisions, rules, THRESHOLDS, captions)
+        write_page(output, curated, partial(_images, spool, measurements))
     finally:
         spool.remove()
-    report = _report(source, rules, tally, skipped, decisions.kept, in_test, output)
-    _write_record(report, rules, num_shards)
-    write_page(report, gallery)
     return report
 
 
@@ -153,28 +159,23 @@ def _note_dropped(
     measurements: pa.Table,
     decisions: Decisions,
     rules: CurationRules,
-    spool: Spool,
     tally: Tally,
-    gallery: Gallery,
 ) -> None:
-    """Log all decisions, count the dropped images and choose which to show."""
+    """Log all decisions and count the dropped images."""
     from fluxmodel.data.decision_log import log_decisions
-    from fluxmodel.data.decisions import DUPLICATE_RULES
 
-    place = _places(measurements)
-    shown: dict[int, Failure] = {}
-    examples: Counter[str] = Counter()
     for failure in log_decisions(output, measurements, decisions, rules):
         tally.drop(failure.name, failure.reason, failure.detail)
-        if failure.rule in DUPLICATE_RULES:
-            survivor = decisions.survivor[failure.row]
-            gallery.note_duplicate(int(place[failure.row]), int(place[survivor]), failure)
-        elif failure.rule not in ("readable", "decodable") and examples[failure.reason] < _MOST_EXAMPLES:
-            examples[failure.reason] += 1
-            shown[int(place[failure.row])] = failure
-    for where, image in spool.images(list(shown)).items():
-        gallery.note_dropped(image, shown[where])
-    gallery.choose_kept(decisions.kept[_has_pixels(measurements)])
+
+
+def _images(spool: Spool, measurements: pa.Table, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield the encoded images of these rows that have pixels, a few in memory at a time."""
+    has_pixels, places = _has_pixels(measurements), _places(measurements)
+    row_of = {int(places[row]): row for row in sorted(rows) if has_pixels[row]}
+    wanted = list(row_of)
+    for start in range(0, len(wanted), _IMAGES_AT_ONCE):
+        found = spool.images(wanted[start : start + _IMAGES_AT_ONCE])
+        yield from ((row_of[place], image) for place, image in found.items())
 
 
 def _has_pixels(measurements: pa.Table) -> np.ndarray:
@@ -213,7 +214,6 @@ def _write_shards(
     in_test: np.ndarray,
     rules: CurationRules,
     output: Path,
-    gallery: Gallery,
 ) -> int:
     """Write the kept images with their usable captions and their split; return the number of shards."""
     import numpy as np
@@ -235,7 +235,6 @@ def _write_shards(
         first += num_captions
         split = pa.array(np.where(in_test[here], "test", "train").tolist(), pa.string())
         chosen = pa.RecordBatch.from_arrays([*columns, split], schema=schema).filter(pa.array(kept[here]))
-        gallery.take(start, batch)
         if chosen.num_rows:
             writer.write(chosen)
     writer.close()
@@ -276,12 +275,16 @@ def _report(source, rules, tally, skipped, kept, in_test, output) -> CurationRep
     )
 
 
-def _write_record(report: CurationReport, rules: CurationRules, num_shards: int) -> None:
-    """Write curation.json, the last word on what the directory holds."""
-    record = asdict(report) | {"rules": rules.model_dump(mode="json"), "num_shards": num_shards, "format": 1}
+def _write_record(
+    report: CurationReport, rules: CurationRules, num_shards: int, told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write curation.json, the last word on what the directory holds, and return it."""
+    stands = {"rules": rules.model_dump(mode="json"), "num_shards": num_shards, "format": 1}
+    record = {**asdict(report), **stands, **told}
     path: Path = record.pop("report")
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (path.parent / RECORD).write_text(text, encoding="utf-8")
+    return record
 
 
 def _nothing_kept_sentence(source: Source, tally: Tally) -> str:

@@ -118,6 +118,22 @@ def read_measurements(directory: str | Path, columns: Sequence[str] | None = Non
         raise ArtifactError(f"{path}: cannot be read ({error}); curate the data again.") from error
 
 
+def first_captions(directory: str | Path, rows: Sequence[int]) -> dict[int, str]:
+    """Return the first caption of some rows, as far as they have one, reading one row group at a time."""
+    import pyarrow.parquet as pq
+
+    found, start = {}, 0
+    with pq.ParquetFile(Path(directory) / MEASUREMENTS) as file:
+        for number in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(number).num_rows
+            if here := [row for row in rows if start <= row < stop]:
+                captions = file.read_row_group(number, columns=["captions"])["captions"]
+                lists = {row: captions[row - start].as_py() for row in here}
+                found |= {row: each[0]["text"] for row, each in lists.items() if each}
+            start = stop
+    return found
+
+
 def numbers(measurements: pa.Table, column: str) -> np.ndarray:
     """Return a column or one of `DERIVED_COLUMNS` as float64 [n], nan where nothing was measured.
 

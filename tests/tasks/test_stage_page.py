@@ -40,6 +40,34 @@ def test_curation_is_a_funnel(home, tmp_path):
     ]
 
 
+def test_curation_tells_its_rules_in_turn_and_alone_and_its_thresholds_moved(home, tmp_path):
+    step = {"rule": "min_side", "removed": 3, "alone": 5, "only": 2, "unseen": 0, "left": 7}
+    moves = [
+        {"factor": 0.8, "value": 24.0, "kept": 1010, "difference": 3, "refused": ""},
+        {"factor": 1.2, "value": 1.1, "kept": None, "difference": None, "refused": "too large"},
+    ]
+    told = {
+        "seen": 10,
+        "kept": 7,
+        "funnel": [step],
+        "sensitivity": [{"field": "min_side", "value": 30.0, "unit": "pixels", "changes": moves}],
+    }
+    (tmp_path / "curation.json").write_text(json.dumps(told))
+    tables = page(home, "curate", tmp_path).tables
+    assert tables["rules"] == [
+        {
+            "rule": "min side",
+            "removed in turn": 3,
+            "would remove alone": 5,
+            "no other rule would": 2,
+            "left": 7,
+        }
+    ]
+    assert tables["thresholds"] == [
+        {"threshold": "min side 30 pixels", "-20 %": "+3 (1,010 kept)", "+20 %": "not allowed"}
+    ]
+
+
 def test_captions_stand_side_by_side_and_their_bars_do_not_break_the_table(home, tmp_path):
     example = {"image": "data:image/png;base64,AAAA", "original": "a | b", "new": "a red\ncircle"}
     (tmp_path / "captions.json").write_text(json.dumps({"examples": [example] * 9}))

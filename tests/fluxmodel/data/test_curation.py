@@ -333,7 +333,7 @@ def test_the_page_asks_for_nothing_outside_and_names_every_refused_file(tmp_path
     page = report.report.read_text()
     assert all(f"bad-{reason}&lt;b&gt;" in page for reason in BAD_FILES)
     assert "<script" not in page
-    assert all(part.startswith("data:image/png") for part in page.split('src="')[1:])
+    assert all(part.startswith("data:image/webp") for part in page.split('src="')[1:])
     assert "http" not in page
 
 

@@ -1,0 +1,147 @@
+"""The chapters of the page of curation that are told from its record alone: the funnel, moved thresholds, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from fluxmodel.data.histogram import number_words
+from fluxmodel.data.page_markup import boxes, folded, plain, section, shortened, table
+from fluxmodel.data.records import EXPLANATIONS, Reason
+
+_OPEN = 12
+
+
+def funnel_section(record: Mapping[str, Any]) -> str:
+    """What each rule removed after those before it, and what it would remove by itself."""
+    seen = max(int(record["seen"]), 1)
+    rows = [["images seen", f"{record['seen']:,}", "", "", _bar(seen, 0, seen)]]
+    for step in record.get("funnel", []):
+        left, removed = step["left"], step["removed"]
+        only = f"{step['only']:,}" if step["alone"] else ""
+        rows.append([
+            escape(plain(step["rule"])),
+            f"−{removed:,}" if removed else "0",
+            f"{step['alone']:,}",
+            only,
+            _bar(left, removed, seen),
+        ])  # fmt: skip
+    rows.append([
+        "<b>kept</b>",
+        f"<b>{record['kept']:,}</b>",
+        "",
+        "",
+        f'<span class="bar"><i class="kept" style="width:{100 * record["kept"] / seen:.2f}%"></i></span>',
+    ])  # fmt: skip
+    skipped = [f"{plain(rule)}: {why}" for rule, why in record.get("skipped_rules", {}).items()]
+    lead = (
+        "In turn: what each rule removed of what the rules before it had left. Alone: all that fails the rule, "
+        "whatever the others say. No other rule: would come back if this rule were switched off."
+    )
+    listed = table(("rule", "in turn", "alone", "no other rule", "left"), rows, numbers=(1, 2, 3))
+    why = folded(
+        "Rules not applied", "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in skipped) + "</ul>"
+    )
+    return section("funnel", "The funnel", lead, listed, why if skipped else "")
+
+
+def sensitivity_section(record: Mapping[str, Any]) -> str:
+    """What each moved threshold would keep."""
+    rows = []
+    for each in record.get("sensitivity", []):
+        cells = [_change_cell(change) for change in each["changes"]]
+        stands = f"<small>{escape(number_words(each['value']))} {escape(each['unit'])}</small>"
+        rows.append([f"{escape(plain(each['field']))}{stands}", *cells])
+    head = ("threshold", "−20 %", "−10 %", "+10 %", "+20 %")
+    lead = (
+        f"How many more or fewer than {record['kept']:,} would be kept if one threshold were moved and all else "
+        "stayed, and beneath it how many that makes at which value. "
+        "Duplicates are decided anew, so a copy may take the place of an image that goes. Whole numbers move by "
+        "at least one."
+    )
+    return section("sensitivity", "If a threshold were moved", lead, table(head, rows, numbers=range(1, 5)))
+
+
+def refused_section(record: Mapping[str, Any]) -> str:
+    """What could not be used, each with its reason: images, then captions, rows of metadata and folders."""
+    problems = record.get("caption_problems", {})
+    images = [each for each in record.get("refused", []) if each["reason"] not in problems]
+    others = [each for each in record.get("refused", []) if each["reason"] in problems]
+    listed = len(images) + len(others)
+    more = record.get("num_refused", listed) - listed
+    lead = f"The first {listed}, rare reasons first; decisions.parquet names all." if more > 0 else ""
+    parts = []
+    for words, found in (("Images", images), ("Captions, rows of metadata, folders", others)):
+        if found:
+            body = _refusals(found)
+            parts.append(
+                f"<h3>{words}</h3>{folded(f'{len(found)} listed', body) if len(found) > _OPEN else body}"
+            )
+    reasons = list(dict.fromkeys(each["reason"] for each in [*images, *others]))
+    words = [[escape(plain(each)), escape(_explained(each))] for each in reasons]
+    ignored = [[escape(name), f"{num:,}"] for name, num in record.get("ignored_files", {}).items()]
+    return section(
+        "refused",
+        "Refused",
+        lead,
+        table(("reason", "what it means"), words),
+        *parts,
+        "<h3>Files that are neither image nor caption</h3>" + table(("suffix", "files"), ignored, (1,))
+        if ignored
+        else "",
+    )
+
+
+def rules_section(record: Mapping[str, Any]) -> str:
+    """The rules as they stood."""
+    rows = [
+        [escape(plain(name)), "off" if value is None else escape(str(value))]
+        for name, value in record.get("rules", {}).items()
+    ]
+    return section("rules", "The rules", "", folded("As they stood", table(("rule", "value"), rows)))
+
+
+def headline(record: Mapping[str, Any]) -> str:
+    """The counts in large print."""
+    seen, dropped = record["seen"], sum(record["dropped"].values())
+    split = ", ".join(f"{num:,} for {name}" for name, num in record.get("splits", {}).items())
+    problems = sum(record.get("caption_problems", {}).values())
+    return boxes([
+        ("seen", f"{seen:,}", "images"),
+        ("kept", f"{record['kept']:,}", f"{100 * record['kept'] / max(seen, 1):.1f} %: {split}"),
+        ("dropped", f"{dropped:,}", "seen = kept + dropped" if seen == record["kept"] + dropped else "does not add up"),
+        ("refused beside images", f"{problems:,}", "captions, rows, folders"),
+    ])  # fmt: skip
+
+
+def _change_cell(change: Mapping[str, Any]) -> str:
+    if change["kept"] is None:
+        return "<small>not allowed</small>"
+    difference = change["difference"]
+    kind = "up" if difference > 0 else "down" if difference < 0 else ""
+    said = f"{'+' if difference > 0 else '−' if difference < 0 else '±'}{abs(difference):,}"
+    at = f"{change['kept']:,} at {number_words(change['value'])}"
+    return f'<span class="{kind}">{said}</span><small>{at}</small>'
+
+
+def _bar(left: int, removed: int, seen: int) -> str:
+    kept = f'<i style="width:{100 * left / seen:.2f}%"></i>'
+    gone = f'<i class="dropped" style="width:{100 * removed / seen:.2f}%"></i>' if removed else ""
+    return f'<span class="bar">{kept}{gone}</span><small>{left:,}</small>'
+
+
+def _refusals(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            escape(shortened(each["path"])),
+            escape(plain(each["reason"])),
+            escape(shortened(each["detail"] or "")),
+        ]
+        for each in found
+    ]
+    return table(("file", "reason", "what was found"), rows)
+
+
+def _explained(reason: str) -> str:
+    return EXPLANATIONS[Reason(reason)] if reason in set(Reason) else ""
