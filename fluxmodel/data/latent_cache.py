@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fluxmodel.data.captioning import CaptionRow, read_rows, trainable_captions
+from fluxmodel.data.caption_rows import CaptionRow, read_rows, trainable_captions
 from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.encoders.autoencoder import Autoencoder
 from fluxmodel.errors import ArtifactError
