@@ -57,7 +57,8 @@ class PipelineConfig(BaseModel):
     )
     captioner: str = Field(
         default="",
-        description="Directory of a vision-language model that captions instead of the embedded one.",
+        description="Directory of a vision-language model that captions instead of the embedded one, or the address of "
+        "an OpenAI-compatible endpoint (http://HOST:PORT/v1?model=NAME).",
     )
     style: str = Field(
         default="",

@@ -13,12 +13,15 @@ CAPTION = Stage("caption", kind="captions", modules=("tasks.caption", "fluxmodel
 
 
 class OwnCaptioner(BaseModel):
-    """A vision-language model of the user's own, in transformers' layout."""
+    """A vision-language model of the user's own: a directory in transformers' layout, or an endpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    directory: str = Field(description="Where it lies.")
-    revision: str = Field(description="Digest of its files.")
+    directory: str = Field(description="Where it lies: a directory, or an address.")
+    revision: str = Field(
+        description="Digest of its files; of an endpoint, whose content cannot be seen, of the model's name and what "
+        "the server says of it."
+    )
     prompt: str | None = Field(
         default=None, description="What it is asked; by default what its family expects."
     )
@@ -29,12 +32,18 @@ class OwnCaptioner(BaseModel):
 
 
 def identify_captioner(directory: str, prompt: str | None = None) -> OwnCaptioner:
-    """Look at the model in a directory.
+    """Look at the model in a directory, or ask an endpoint (`http://HOST:PORT/v1?model=NAME`) what it serves.
 
     Raises:
         InputError: there is none.
     """
-    from fluxmodel.data.captioning import revision_of
+    from fluxmodel.data.chat_endpoint import is_endpoint
+
+    if is_endpoint(directory):
+        from fluxmodel.data.endpoint_writer import endpoint_revision
+
+        return OwnCaptioner(directory=directory, revision=endpoint_revision(directory), prompt=prompt)
+    from fluxmodel.data.caption_writers import revision_of
 
     return OwnCaptioner(directory=directory, revision=revision_of(directory), prompt=prompt)
 
@@ -65,11 +74,12 @@ def _caption(
         "dataset": str(run.path(dataset)),
         "captioner": directory,
         "settings": {"prompt": own.prompt if own else None},
+        "cache": str(run.home.root / "cache"),
     }
     shards = run.map("fluxmodel.data.captioning:caption_shard", **given) if directory else []
     final = run.call(
         "fluxmodel.data.captioning:caption_dataset",
-        computes=bool(directory) and not shards,
+        computes=bool(directory) and not shards and not _is_elsewhere(own),
         shards=[str(shard) for shard in shards],
         **given,
     )
@@ -83,10 +93,18 @@ def _caption(
     return Outcome(final, _said(metrics, reason), metrics)
 
 
+def _is_elsewhere(own: OwnCaptioner | None) -> bool:
+    """Return whether an endpoint computes, so that no device is needed here."""
+    from fluxmodel.data.chat_endpoint import is_endpoint
+
+    return own is not None and is_endpoint(own.directory)
+
+
 def _said(metrics: dict[str, float], reason: str | None) -> str:
     if reason:
         return reason
     scores = (
         [f"attribute F1 {metrics['f1']:.3f}, alt text {metrics['alt_f1']:.3f}"] if "f1" in metrics else []
     )
-    return ", ".join([f"{metrics['num_captioned']:,.0f} images captioned", *scores])
+    failed = [f"{metrics['num_failed']:,.0f} failed"] if metrics.get("num_failed") else []
+    return ", ".join([f"{metrics['num_captioned']:,.0f} images captioned", *failed, *scores])

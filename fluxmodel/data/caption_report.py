@@ -17,7 +17,7 @@ from fluxmodel.data.procedural import Level, Scene, alt_text, detailed_caption, 
 from fluxmodel.encoders.captioner import Written
 
 if TYPE_CHECKING:
-    from fluxmodel.data.captioning import CaptionRow
+    from fluxmodel.data.caption_rows import CaptionRow
 
 UNSEEN_SEED = 950_000_000
 """Family of the scenes with unseen pairs; no data set and no evaluation draws from it."""
@@ -51,7 +51,7 @@ def caption_report(
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
     """Return metrics, errors, flags and examples as JSON; scores only where the scenes are known."""
-    written = [row for row in rows if row.kind == "detailed" and row.score is not None]
+    written = [row for row in rows if row.kind == "detailed" and row.revision is not None]
     flags = Counter(flag for row in written for flag in row.flags)
     num_images = len({row.id for row in rows})
     metrics: dict[str, float] = {
@@ -84,7 +84,9 @@ def _scores(
     """Score captioner and alt texts on the test split and on unseen pairs; the headline covers both."""
     truth = _truth(source, split)
     alt = {row.id: row.text for row in rows if row.split == split and row.kind == "alt"}
-    seen_texts, seen_scenes = [test[i].text for i in truth], list(truth.values())
+    # An image that could not be captioned has been told nothing of.
+    seen_texts = [test[i].text if i in test else "" for i in truth]
+    seen_scenes = list(truth.values())
     new_texts = [w.text for w in unseen.written]
     ours = CaptionTally.of(seen_texts + new_texts, seen_scenes + unseen.scenes)
     theirs = CaptionTally.of([alt.get(i, "") for i in truth] + unseen.alt, seen_scenes + unseen.scenes)

@@ -2,39 +2,44 @@
 
 Nothing is overwritten: captions.parquet has a row for each text. A scene's own description (procedural data) is the
 truth that captions are scored against; it stays in the dataset and never becomes a row, so nothing can learn from it.
+What is written is kept at once (`kept_captions`); one image's failure is that image's alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from fluxmodel.data.caption_agreement import Agreement
+from fluxmodel.data.caption_labels import Labels
+from fluxmodel.data.caption_page import Selection, write_page
 from fluxmodel.data.caption_report import HeldOutScenes, caption_report, held_out_scenes
-from fluxmodel.data.caption_scores import shortened
+from fluxmodel.data.caption_rows import ROWS, CaptionRow, write_rows
+from fluxmodel.data.caption_writers import CaptionFailure, Result, open_writer
 from fluxmodel.data.curated_dataset import SPLITS, CuratedDataset
-from fluxmodel.data.procedural import LEVELS, Level, Scene, parse_caption
-from fluxmodel.encoders.captioner import Captioner, Written
-from fluxmodel.errors import ArtifactError, InputError
+from fluxmodel.data.kept_captions import FailureBudget, KeptCaptions, result_of, told_of
+from fluxmodel.data.procedural import LEVELS, Level, Scene
+from fluxmodel.encoders.captioner import Written
+from fluxmodel.errors import ArtifactError
 from fluxmodel.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
 
-ROWS, REPORT, CARD, SHARD = "captions.parquet", "captions.json", "card.json", "written.json"
+REPORT, CARD, PAGE, SHARD = "captions.json", "card.json", "captions.html", "written.json"
 _UNSEEN = "unseen pairs"
 TRUE_KINDS = ("detailed", "short")
 """Kinds in which a drawn scene describes itself."""
-DERIVED = "derived"
-UNPARSABLE, LOW_SCORE, EMPTY = "unparsable", "low_score", "empty"
-_REVISION_FILES = ("manifest.json", "card.json")
 NO_CAPTIONER = "no captioner was given, so the given captions are kept as they are"
+_FAILURES_TOLD = 100
+"""Failures that captions.json names; all are counted."""
 
 
 class CaptionSettings(BaseModel):
@@ -54,25 +59,20 @@ class CaptionSettings(BaseModel):
     num_held_out: int = Field(
         default=500, ge=0, description="Fresh scenes with unseen pairs it is judged on."
     )
+    max_failed_share: float = Field(
+        default=0.05, ge=0, le=1, description="Share of the images that may fail before the stage does."
+    )
+    max_failed: int = Field(default=1000, ge=0, description="Images that may fail, however many there are.")
+    clip_tokenizer: str | None = Field(
+        default=None,
+        description="Directory of CLIP's tokenizer; by default lengths are estimated from words.",
+    )
+    t5_tokenizer: str | None = Field(
+        default=None, description="Directory of T5's tokenizer; by default lengths are estimated from words."
+    )
 
 
 DEFAULTS = CaptionSettings()
-
-
-@dataclass(frozen=True)
-class CaptionRow:
-    """One text of one image and where it comes from; `model` is None where a person or the source wrote it."""
-
-    id: str
-    split: str
-    text: str
-    kind: str
-    model: str | None = None
-    revision: str | None = None
-    prompt_hash: str | None = None
-    tokens: int | None = None
-    score: float | None = None
-    flags: tuple[str, ...] = ()
 
 
 def caption_dataset(
@@ -82,47 +82,60 @@ def caption_dataset(
     settings: CaptionSettings = DEFAULTS,
     progress: Progress = silent,
     shards: Sequence[str | Path] = (),
+    cache: str | Path | None = None,
+    dual_encoder: str | Path | None = None,
 ) -> dict[str, float]:
     """Caption both splits of a curated dataset into the existing directory `output`.
 
     Args:
         dataset: directory of a curated dataset.
-        captioner: directory of an image-text-to-text model; None keeps the given captions.
-        output: receives captions.parquet, captions.json (scores, errors, examples) and card.json (numbers alone).
+        captioner: directory of an image-text-to-text model, or the address of an endpoint
+            (`http://HOST:PORT/v1?model=NAME`); None keeps the given captions.
+        output: receives captions.parquet, captions.json (scores, flags, failures, examples), captions.html (old and new
+            side by side) and card.json (numbers alone).
         settings: how.
         progress: told after every batch.
         shards: directories that `caption_shard` wrote, all of them: the captions are taken from there, and are the
             same to the last digit, since a shard is made of whole batches.
+        cache: folder of all caches, where captions are kept as soon as they are written; None keeps none.
+        dual_encoder: directory of a CLIP that compares new captions with the old; None compares nothing.
 
     Returns:
         The numbers of card.json: `f1` of the captioner, `alt_f1` of the alt texts, `flagged`, ...
 
     Raises:
         ArtifactError: `dataset` is no curated dataset, or a batch is in none of the shards.
-        InputError: `captioner` is no captioner.
+        InputError: `captioner` is no captioner, or an endpoint refuses as a whole.
+        StageError: too many images failed; what was written is kept.
     """
     source = CuratedDataset(dataset)
     level = level_of(source)
-    writer: _Pen | _Shards | None = None
-    if captioner is not None:
-        writer = _Shards(shards) if shards else _Pen(captioner, settings)
-    labels = _Labels(writer, captioner, level, settings)
-    unseen = held_out_scenes(level, settings.num_held_out) if writer and level else None
+    unseen = held_out_scenes(level, settings.num_held_out) if captioner is not None and level else None
+    total = sum(_sizes(source, unseen, settings.batch_size))
     rows = [row for split in SPLITS for row in _originals(source, split)]
-    if writer is not None:
-        for batch, written in _written(writer, _batches(source, unseen, settings.batch_size), progress):
+    report: dict[str, Any] = {}
+    page = Selection()
+    provenance: dict[str, Any] = {"captioner": None, "reason": NO_CAPTIONER}
+    if captioner is not None:
+        budget = FailureBudget(total, settings.max_failed_share, settings.max_failed)
+        pen = _Shards(shards, budget) if shards else _Pen(captioner, settings, cache, budget)
+        labels = Labels(pen.identity, level, settings)
+        desk = _Desk(rows, labels, Agreement(dual_encoder) if dual_encoder is not None else None, page)
+        for batch, results in _written(pen, _batches(source, unseen, settings.batch_size), total, progress):
             if unseen is not None and batch.part == _UNSEEN:
-                unseen.written.extend(written)
-                continue
-            for own, text in zip(batch.ids, written, strict=True):
-                rows += labels.rows(own, batch.part, text)
+                unseen.written += [r if isinstance(r, Written) else Written("", None, None) for r in results]
+            else:
+                desk.take(batch, results)
+        rows, provenance, report = desk.rows(), labels.provenance, desk.told()
     rows.sort(key=lambda row: SPLITS.index(row.split))  # a split's own captions, then what was written of it
     write_rows(rows, Path(output) / ROWS)
-    report = caption_report(source, rows, unseen, labels.provenance)
+    report = caption_report(source, rows, unseen, provenance) | report
+    report["metrics"]["num_failed"] = float(report.get("failures", {}).get("num", 0))
     (Path(output) / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    if captioner is not None:
+        write_page(Path(output) / PAGE, report, page)
     card = {"kind": "captions", "metrics": report["metrics"]}
     (Path(output) / CARD).write_text(json.dumps(card, indent=2) + "\n")
-    total = sum(source.num(split) for split in SPLITS) + (len(unseen.scenes) if unseen else 0)
     progress(total, total, "captioned")
     return report["metrics"]
 
@@ -135,21 +148,27 @@ def caption_shard(
     num_shards: int,
     settings: CaptionSettings = DEFAULTS,
     progress: Progress = silent,
+    cache: str | Path | None = None,
 ) -> None:
     """Write what the captioner says of every `num_shards`-th batch from batch `shard` on, as written.json in `output`.
 
     Raises:
         ArtifactError: `dataset` is no curated dataset.
-        InputError: `captioner` is no captioner.
+        InputError: `captioner` is no captioner, or an endpoint refuses as a whole.
+        StageError: too many images of the shard failed; what was written is kept.
     """
     source = CuratedDataset(dataset)
     level = level_of(source)
-    pen = _Pen(captioner, settings)
     unseen = held_out_scenes(level, settings.num_held_out) if level else None
-    batches = _batches(source, unseen, settings.batch_size)[shard::num_shards]
-    said = {batch.number: written for batch, written in _written(pen, batches, progress)}
-    told = {"captioner": pen.name, "prompt_hash": pen.prompt_hash, "prompt": pen.text, "batches": said}
-    (Path(output) / SHARD).write_text(json.dumps(told) + "\n")
+    total = sum(_sizes(source, unseen, settings.batch_size)[shard::num_shards])
+    budget = FailureBudget(total, settings.max_failed_share, settings.max_failed)
+    pen = _Pen(captioner, settings, cache, budget)
+    batches = _batches(source, unseen, settings.batch_size, shard, num_shards)
+    said = {
+        batch.number: [told_of(result) for result in results]
+        for batch, results in _written(pen, batches, total, progress)
+    }
+    (Path(output) / SHARD).write_text(json.dumps({"writer": pen.identity, "batches": said}) + "\n")
 
 
 @dataclass(frozen=True)
@@ -162,45 +181,70 @@ class _Batch:
     pixels: np.ndarray
 
 
-def _batches(source: CuratedDataset, unseen: HeldOutScenes | None, size: int) -> list[_Batch]:
-    parts = [(split, source.ids(split), source.pixels(split)) for split in SPLITS]
+def _sizes(source: CuratedDataset, unseen: HeldOutScenes | None, size: int) -> list[int]:
+    """Return how many images each batch has."""
+    parts = [source.num(split) for split in SPLITS] + ([len(unseen.scenes)] if unseen else [])
+    return [min(size, num - start) for num in parts for start in range(0, num, size)]
+
+
+def _batches(
+    source: CuratedDataset, unseen: HeldOutScenes | None, size: int, shard: int = 0, num_shards: int = 1
+) -> Iterator[_Batch]:
+    """Yield every `num_shards`-th batch; one of them is in memory at a time."""
+    import numpy as np
+
+    parts = [(split, source.ids(split), source.iter_pixels(split)) for split in SPLITS]
     if unseen is not None:
-        parts.append((_UNSEEN, [str(number) for number in range(len(unseen.scenes))], unseen.pixels))
-    pieces = [
-        (part, ids[start : start + size], pixels[start : start + size])
-        for part, ids, pixels in parts
-        for start in range(0, len(ids), size)
-    ]
-    return [_Batch(number, *piece) for number, piece in enumerate(pieces)]
+        names = [str(number) for number in range(len(unseen.scenes))]
+        parts.append((_UNSEEN, names, iter(unseen.pixels)))
+    number = 0
+    for part, ids, images in parts:
+        for start in range(0, len(ids), size):
+            pixels = list(islice(images, size))
+            if number % num_shards == shard:
+                yield _Batch(number, part, ids[start : start + size], np.stack(pixels))
+            number += 1
 
 
 def _written(
-    writer: _Pen | _Shards, batches: Sequence[_Batch], progress: Progress
-) -> Iterator[tuple[_Batch, list[Written]]]:
-    done, total = 0, sum(len(batch.ids) for batch in batches)
-    for batch in batches:
-        yield batch, writer.write(batch)
-        done += len(batch.ids)
-        progress(done, total, "captioning images" if batch.part in SPLITS else f"captioning {batch.part}")
+    pen: _Pen | _Shards, batches: Iterator[_Batch], total: int, progress: Progress
+) -> Iterator[tuple[_Batch, list[Result]]]:
+    done = 0
+    try:
+        for batch in batches:
+            yield batch, pen.write(batch)
+            done += len(batch.ids)
+            progress(done, total, "captioning images" if batch.part in SPLITS else f"captioning {batch.part}")
+    finally:
+        pen.close()
 
 
 class _Pen:
     """A captioner at work."""
 
-    def __init__(self, directory: str | Path, settings: CaptionSettings):
-        self._captioner, self._batch_size = (
-            Captioner.from_directory(directory, settings.prompt),
-            settings.batch_size,
-        )
-        self.name, self.prompt_hash, self.text = (
-            self._captioner.name,
-            self._captioner.prompt_hash,
-            self._captioner.text,
-        )
+    def __init__(
+        self,
+        captioner: str | Path,
+        settings: CaptionSettings,
+        cache: str | Path | None,
+        budget: FailureBudget,
+    ):
+        writer = open_writer(captioner, settings.prompt, settings.batch_size)
+        self.identity = {
+            "captioner": writer.name,
+            "revision": writer.revision,
+            "revision_is": writer.content,
+            "prompt_hash": writer.prompt_hash,
+            "prompt": writer.text,
+        }
+        self._kept = KeptCaptions(writer, cache, budget)
 
-    def write(self, batch: _Batch) -> list[Written]:
+    def write(self, batch: _Batch) -> list[Result]:
         """Caption a batch."""
-        return self._captioner.caption(torch.from_numpy(batch.pixels).permute(0, 3, 1, 2), self._batch_size)
+        return self._kept.write(batch.pixels, batch.ids)
+
+    def close(self) -> None:
+        self._kept.close()
 
 
 class _Shards:
@@ -210,151 +254,103 @@ class _Shards:
         ArtifactError: a directory holds no shard.
     """
 
-    def __init__(self, directories: Sequence[str | Path]):
-        self._batches: dict[int, list[Written]] = {}
+    def __init__(self, directories: Sequence[str | Path], budget: FailureBudget):
+        self._batches: dict[int, list[Result]] = {}
+        self._budget = budget
+        self.identity: dict[str, Any] = {}
         for directory in directories:
             try:
                 told = json.loads((Path(directory) / SHARD).read_text())
-                self.name, self.prompt_hash, self.text = (
-                    told[k] for k in ("captioner", "prompt_hash", "prompt")
-                )
-                for number, written in told["batches"].items():
-                    self._batches[int(number)] = [Written(*each) for each in written]
+                self.identity = dict(told["writer"])
+                for number, results in told["batches"].items():
+                    self._batches[int(number)] = [result_of(each) for each in results]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise ArtifactError(
                     f"{directory}: no shard of captions there ({error}); caption again."
                 ) from error
 
-    def write(self, batch: _Batch) -> list[Written]:
+    def write(self, batch: _Batch) -> list[Result]:
         """Return what was written of a batch.
 
         Raises:
             ArtifactError: it is in no shard.
         """
-        written = self._batches.get(batch.number, [])
-        if len(written) != len(batch.ids):
+        results = self._batches.get(batch.number, [])
+        if len(results) != len(batch.ids):
             raise ArtifactError(
-                f"The shards hold {len(written)} captions of batch {batch.number}, which has {len(batch.ids)} images; "
+                f"The shards hold {len(results)} captions of batch {batch.number}, which has {len(batch.ids)} images; "
                 "caption again."
             )
-        return written
+        self._budget.note(results)
+        return results
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
-class _Labels:
-    """Makes rows of what a captioner wrote."""
+@dataclass
+class _Desk:
+    """Where captions come in, batch by batch, and become rows beside the originals."""
 
-    def __init__(
-        self,
-        writer: _Pen | _Shards | None,
-        directory: str | Path | None,
-        level: Level | None,
-        settings: CaptionSettings,
-    ):
-        self.level = level
-        self.limit = settings.low_score if settings.low_score is not None else (-0.05 if level else -2.0)
-        self.provenance: dict[str, str | float | None] = {"captioner": None, "reason": NO_CAPTIONER}
-        if writer is not None and directory is not None:
-            self.provenance = {
-                "captioner": writer.name,
-                "revision": revision_of(directory),
-                "prompt_hash": writer.prompt_hash,
-                "prompt": writer.text,
-                "low_score": self.limit,
-            }
+    originals: list[CaptionRow]
+    labels: Labels
+    agreement: Agreement | None
+    page: Selection
+    _new: list[CaptionRow] = field(default_factory=list)
+    _failed: list[dict[str, str]] = field(default_factory=list)
+    _reasons: Counter[str] = field(default_factory=Counter)
+    _old: dict[tuple[str, str], float] = field(default_factory=dict)
 
-    def rows(self, own: str, split: str, written: Written) -> Iterator[CaptionRow]:
-        """Yield the detailed caption, flagged where it has to be, and the short one made of it."""
-        flags = tuple(self._flags(written))
-        name, revision, prompt = (str(self.provenance[k]) for k in ("captioner", "revision", "prompt_hash"))
-        score = round(written.score, 4)
-        yield CaptionRow(
-            own, split, written.text, "detailed", name, revision, prompt, written.num_tokens, score, flags
+    def __post_init__(self) -> None:
+        self._first: dict[tuple[str, str], str] = {}
+        for row in self.originals:
+            self._first.setdefault((row.split, row.id), row.text)
+
+    def take(self, batch: _Batch, results: Sequence[Result]) -> None:
+        """Take the captions of a batch."""
+        old = [self._first.get((batch.part, own)) for own in batch.ids]
+        new = [result.text if isinstance(result, Written) else "" for result in results]
+        theirs, ours = (
+            self.agreement.of(batch.pixels, texts) if self.agreement else [None] * len(new)
+            for texts in ([text or "" for text in old], new)
         )
-        short = shortened(written.text, self.level) if self.level else None
-        if short is not None:
-            words = len(short.split())
-            yield CaptionRow(
-                own, split, short, "short", f"{name}+{DERIVED}", revision, prompt, words, score, flags
-            )
+        for i, (own, result) in enumerate(zip(batch.ids, results, strict=True)):
+            before, after = theirs[i], ours[i]
+            if before is not None and old[i]:
+                self._old[batch.part, own] = before
+            if isinstance(result, CaptionFailure):
+                self._reasons[result.reason] += 1
+                if len(self._failed) < _FAILURES_TOLD:
+                    self._failed.append({"id": own, "reason": result.reason, "detail": result.detail})
+                self.page.note_failure(own, batch.pixels[i], old[i], result)
+                continue
+            rows = list(self.labels.rows(own, batch.part, result, before if old[i] else None, after))
+            self._new += rows
+            self.page.note(rows[0], batch.pixels[i], old[i], self._old.get((batch.part, own)))
 
-    def _flags(self, written: Written) -> Iterator[str]:
-        if not written.text:
-            yield EMPTY
-        elif self.level and not _parses(written.text, self.level):
-            yield UNPARSABLE
-        if written.score < self.limit:
-            yield LOW_SCORE
+    def rows(self) -> list[CaptionRow]:
+        """Return the originals, the first of each image with its agreement, and then the new rows."""
+        left, old = dict(self._old), []
+        for row in self.originals:
+            agreement = left.pop((row.split, row.id), None)
+            old.append(row if agreement is None else replace(row, agreement=round(agreement, 4)))
+        return old + self._new
+
+    def told(self) -> dict[str, Any]:
+        """Return failures, lengths and agreement as JSON."""
+        failures = {"num": self._reasons.total(), "reasons": dict(self._reasons), "images": self._failed}
+        told: dict[str, Any] = {"failures": failures, "lengths": self.labels.tokens.told()}
+        ours = [r.agreement for r in self._new if r.kind == "detailed" and r.agreement is not None]
+        if ours and self._old:
+            theirs = list(self._old.values())
+            told["agreement"] = {"new": sum(ours) / len(ours), "old": sum(theirs) / len(theirs)}
+        return told
 
 
 def level_of(source: CuratedDataset) -> Level | None:
     """Return the level of drawn scenes; None where nobody knows what the images show."""
     scenes = next((s for split in SPLITS for s in source.scenes(split)[:1]), None)
     return LEVELS[Scene.from_json(scenes).level] if scenes else None
-
-
-def revision_of(directory: str | Path) -> str:
-    """Return a digest over the files of a captioner's directory.
-
-    Raises:
-        InputError: there is no captioner.
-    """
-    if not (Path(directory) / "config.json").is_file():
-        raise InputError(
-            f"{directory}: no config.json there; name the directory of an image-text-to-text model of transformers"
-        )
-    digest = hashlib.sha256()
-    for path in sorted(
-        p for p in Path(directory).rglob("*") if p.is_file() and p.name not in _REVISION_FILES
-    ):
-        digest.update(f"{path.relative_to(directory).as_posix()}\0".encode())
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def write_rows(rows: Sequence[CaptionRow], path: Path) -> None:
-    """Write the table of captions; equal rows give equal bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    text, texts = pa.string(), pa.list_(pa.string())
-    types = {"tokens": pa.int32(), "score": pa.float64(), "flags": texts}
-    schema = pa.schema([(name, types.get(name, text)) for name in CaptionRow.__dataclass_fields__])
-    table = pa.Table.from_pylist([{**asdict(row), "flags": list(row.flags)} for row in rows], schema)
-    pq.write_table(table, path, compression="zstd")
-
-
-def read_rows(directory: str | Path, split: str | None = None) -> list[CaptionRow]:
-    """Read the captions of a directory that `caption_dataset` wrote.
-
-    Raises:
-        ArtifactError: there are none.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_table(Path(directory) / ROWS).to_pylist()
-        every = [CaptionRow(**{**row, "flags": tuple(row["flags"])}) for row in rows]
-    except (OSError, pa.ArrowInvalid, TypeError, KeyError) as error:
-        raise ArtifactError(
-            f"{directory}: no captions can be read there ({error}); caption again."
-        ) from error
-    return [row for row in every if split in (None, row.split)]
-
-
-def trainable_captions(rows: Sequence[CaptionRow], ids: Sequence[str]) -> list[list[CaptionRow]]:
-    """Return of every id the captions to learn from, newest of a kind last.
-
-    A text that cannot be read, or none, is left out where the image has another.
-    """
-    by_id: dict[str, list[CaptionRow]] = {own: [] for own in ids}
-    for row in rows:
-        if row.id in by_id and row.text:
-            by_id[row.id].append(row)
-    return [
-        [row for row in own if UNPARSABLE not in row.flags] or own for own in (by_id[name] for name in ids)
-    ]
 
 
 def _originals(source: CuratedDataset, split: str) -> Iterator[CaptionRow]:
@@ -365,11 +361,3 @@ def _originals(source: CuratedDataset, split: str) -> Iterator[CaptionRow]:
         for caption in captions:
             if scene is None or caption.kind not in TRUE_KINDS:
                 yield CaptionRow(own, split, caption.text, caption.kind, caption.model)
-
-
-def _parses(text: str, level: Level) -> bool:
-    try:
-        parse_caption(text, level)
-    except InputError:
-        return False
-    return True

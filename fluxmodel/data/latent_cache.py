@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fluxmodel.data import decode
-from fluxmodel.data.captioning import CaptionRow, read_rows, trainable_captions
+from fluxmodel.data.caption_rows import CaptionRow, read_rows, trainable_captions
 from fluxmodel.data.content_cache import ContentCache
 from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.encoders import autoencoder as autoencoder_code

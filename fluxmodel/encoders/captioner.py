@@ -17,10 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fluxmodel.errors import InputError
+from fluxmodel.pretrained_folder import quiet_libraries, read_json, refuse_pickles
 
 PROMPT = "Describe the image in one sentence."
 _TASK_PROMPTS = {"florence2": "<DETAILED_CAPTION>", "paligemma": "<image>caption en"}
 """Prompts of families that know tasks instead of questions."""
+FINISHES = ("end", "length", "refused", "unknown")
+"""Its writer ended it, ran out of tokens, declined to write it, or did not say."""
 _POSITION_STD = 0.5
 
 
@@ -42,9 +45,11 @@ class Written(NamedTuple):
     """A caption and how sure its writer was."""
 
     text: str
-    score: float
-    """Mean log-probability of its tokens, the end among them."""
-    num_tokens: int
+    score: float | None
+    """Mean log-probability of its tokens, the end among them; None where the writer does not say."""
+    num_tokens: int | None
+    finish: str = "end"
+    """How it came to its end, one of `FINISHES`."""
 
 
 class Captioner:
@@ -114,7 +119,7 @@ class Captioner:
             prompt: what to ask; by default what its family expects.
 
         Raises:
-            InputError: there is none, or what is there does not caption images.
+            InputError: there is none, what is there does not caption images, or reading it would run code of its own.
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -122,11 +127,15 @@ class Captioner:
             raise InputError(
                 f"{directory}: no config.json there; name the directory of an image-text-to-text model of transformers"
             )
+        refuse_pickles(Path(directory))
+        _refuse_remote_code(Path(directory))
+        local = {"local_files_only": True, "trust_remote_code": False}
         try:
-            processor = AutoProcessor.from_pretrained(str(directory), local_files_only=True)
-            model = AutoModelForImageTextToText.from_pretrained(
-                str(directory), local_files_only=True, dtype=torch.float32
-            )
+            with quiet_libraries():
+                processor = AutoProcessor.from_pretrained(str(directory), **local)
+                model = AutoModelForImageTextToText.from_pretrained(
+                    str(directory), dtype=torch.float32, use_safetensors=True, **local
+                )
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise InputError(
@@ -177,9 +186,12 @@ class Captioner:
         counted = _counted(tokens, self._end_ids())
         scores = (chosen * counted).sum(1) / counted.sum(1)
         texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        counts = counted.sum(1).tolist()
-        for text, score, count in zip(texts, scores.tolist(), counts, strict=True):
-            yield Written(" ".join(text.split()), score, int(count))
+        counts, ended = counted.sum(1).tolist(), self._ends(tokens).any(1).tolist()
+        for text, score, count, end in zip(texts, scores.tolist(), counts, ended, strict=True):
+            yield Written(" ".join(text.split()), score, int(count), "end" if end else "length")
+
+    def _ends(self, tokens: Tensor) -> Tensor:
+        return torch.isin(tokens, torch.tensor(self._end_ids()))
 
     def _end_ids(self) -> list[int]:
         generation = self.model.generation_config.eos_token_id
@@ -192,6 +204,22 @@ def _counted(tokens: Tensor, end_ids: Sequence[int]) -> Tensor:
     ended = torch.isin(tokens, torch.tensor(end_ids)).long().cumsum(1)
     before = torch.nn.functional.pad(ended[:, :-1], (1, 0))
     return (before == 0).float()
+
+
+def _refuse_remote_code(directory: Path) -> None:
+    """Refuse a model whose architecture is Python code beside its weights.
+
+    Raises:
+        InputError: transformers does not know the architecture and the directory brings its own code.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config = read_json(directory / "config.json")
+    if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
+        raise InputError(
+            f"{directory}: its architecture {config.get('model_type')!r} is code of its own, which is never run here; "
+            "take a model that transformers knows, or serve this one elsewhere and name its address (http://.../v1)."
+        )
 
 
 def _pictures(images: Tensor) -> list[Any]:

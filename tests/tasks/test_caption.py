@@ -20,6 +20,7 @@ def outcome(tmp_path, metrics, provenance, own=None, spool="", shards=()):
         return tmp_path
 
     run = SimpleNamespace(call=call, map=lambda *_, **__: list(shards), path=lambda ref: ref, output=tmp_path)
+    run.home = SimpleNamespace(root=tmp_path / "home")
     return _caption(run, "dataset", None, own), asked  # type: ignore[arg-type]
 
 

@@ -6,18 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fluxmodel.data.captioning import (
-    EMPTY,
-    LOW_SCORE,
-    UNPARSABLE,
-    CaptionRow,
-    CaptionSettings,
-    caption_dataset,
-    caption_shard,
-    read_rows,
-    trainable_captions,
-    write_rows,
-)
+from fluxmodel.data.caption_flags import EMPTY, LOW_SCORE, UNPARSABLE
+from fluxmodel.data.caption_rows import CaptionRow, read_rows, trainable_captions, write_rows
+from fluxmodel.data.captioning import CaptionSettings, caption_dataset, caption_shard
 from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.data.curation import curate
 from fluxmodel.data.curation_rules import CurationRules

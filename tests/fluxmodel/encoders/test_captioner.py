@@ -8,13 +8,9 @@ import torch
 from fluxmodel.encoders.captioner import PROMPT, Captioner, CaptionerConfig
 from fluxmodel.encoders.tokens import build_tokenizer
 from fluxmodel.errors import InputError
+from tests.fluxmodel.encoders.tiny_captioners import CAPTIONS, save_llava
 
 IMAGES = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-CAPTIONS = ["a red circle", "a blue bar on white", "describe the image in one sentence user"]
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }} {% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -30,49 +26,8 @@ def ours():
 
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory):
-    """A directory as a hub has them: LLaVA with a CLIP tower, a Llama and a chat template, random and tiny."""
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
-
-    tokenizer = build_tokenizer(CAPTIONS, 64)
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
-    tokenizer.padding_side = "left"
-    vision = CLIPVisionConfig(
-        image_size=16,
-        patch_size=8,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-    )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=64, bos_token_id=2, eos_token_id=3, pad_token_id=0,
-    )  # fmt: skip
-    image_token = tokenizer.convert_tokens_to_ids("<image>")
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_index=image_token)
-    )
-    processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
-        ),
-        tokenizer=tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
-    )
     directory = tmp_path_factory.mktemp("llava")
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
+    save_llava(directory)
     return directory
 
 
@@ -138,4 +93,25 @@ def test_a_text_model_is_no_captioner(ours, tmp_path):
     ours.processor.tokenizer.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "bert"
     with pytest.raises(InputError, match="image-text-to-text"):
+        Captioner.from_directory(tmp_path)
+
+
+def test_a_model_that_brings_its_own_code_is_refused_and_the_code_never_runs(ours, tmp_path):
+    ours.save(tmp_path)
+    (tmp_path / "modeling_evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    config = json.loads((tmp_path / "config.json").read_text())
+    own = {"AutoConfig": "modeling_evil.Config", "AutoModelForImageTextToText": "modeling_evil.Model"}
+    known = config | {"auto_map": own}
+    (tmp_path / "config.json").write_text(json.dumps(known | {"model_type": "evil"}))
+    with pytest.raises(InputError, match="'evil' is code of its own, which is never run here"):
+        Captioner.from_directory(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(known))  # transformers has the architecture itself
+    assert Captioner.from_directory(tmp_path).caption(IMAGES) == ours.caption(IMAGES)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_refused(ours, tmp_path):
+    ours.save(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is a pickle, which can run code"):
         Captioner.from_directory(tmp_path)
