@@ -8,7 +8,7 @@ least squares over the cells that are not bright enough to have been clipped; so
 
 import numpy as np
 
-# Levels of 255. Chosen on every second of 1 360 emoji, told on the others in docs/duplicates.md.
+# Levels of 255. Chosen by copies of every second of 1 360 emoji and the false pairs of all; see docs/duplicates.md.
 MAX_DIFFERENCE = 24
 MAX_DIFFERENCE_AFTER_GAIN = 28
 MAX_GAIN = 1.6
