@@ -123,6 +123,14 @@ class CuratedDataset:
         """Return all captions of each image."""
         return [[Caption(**caption) for caption in captions] for captions in self._texts(split)["captions"]]
 
+    def columns(self, split: str, names: Sequence[str]) -> dict[str, list]:
+        """Return columns of a split by name, as the shards hold them."""
+        found: dict[str, list] = {name: [] for name in names}
+        for row in self.rows(split, names):
+            for name, values in found.items():
+                values.append(row[name])
+        return found
+
     def pixels(self, split: str, limit: int | None = None) -> np.ndarray:
         """Return the images of a split, or its first `limit`, as uint8 RGB [n, image_size, image_size, 3]."""
         import numpy as np
@@ -138,7 +146,7 @@ class CuratedDataset:
         from fluxmodel.data.decode import Refusal, decode, fit
 
         max_pixels = self.record["rules"]["max_pixels"]
-        for row in self._rows(split, ["id", "image"]):
+        for row in self.rows(split, ["id", "image"]):
             try:
                 yield fit(decode(row["image"]["bytes"], max_pixels), self.image_size)
             except Refusal as refusal:
@@ -149,14 +157,10 @@ class CuratedDataset:
     def _texts(self, split: str) -> dict[str, list]:
         """Return the columns without images, read once a split."""
         if split not in self._columns:
-            columns: dict[str, list] = {"id": [], "captions": [], "scene": []}
-            for row in self._rows(split, list(columns)):
-                for name, values in columns.items():
-                    values.append(row[name])
-            self._columns[split] = columns
+            self._columns[split] = self.columns(split, ["id", "captions", "scene"])
         return self._columns[split]
 
-    def _rows(self, split: str, columns: Sequence[str]) -> Iterator[dict]:
+    def rows(self, split: str, columns: Sequence[str]) -> Iterator[dict]:
         """Yield the rows of a split as dictionaries, reading one row group at a time."""
         import pyarrow as pa
         import pyarrow.parquet as pq
