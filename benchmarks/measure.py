@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import time
@@ -44,6 +45,19 @@ def median_seconds(contestants: Mapping[str, Callable[[], object]], rounds: int)
 def faster(name: str, ours: float, peer: float, unit: str = "seconds") -> Row:
     """Return the row of a comparison in which less is better."""
     return Row(name, ours, peer, peer / ours, unit)
+
+
+def peak_mib() -> float:
+    """Return the most memory this process has held, MiB.
+
+    On Linux from VmHWM: `ru_maxrss` of a child begins at what its parent held.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2 ** (20 if platform.system() == "Darwin" else 10)
 
 
 def publish(

@@ -22,6 +22,7 @@ from fluxmodel.data.curated_dataset import CuratedDataset
 
 from .baselines import measure_baselines
 from .calibration import calibrate
+from .contamination import contamination
 from .curves import CURVES, Place, Point, draw_curves, headline_point
 from .distribution import measure_distribution, trained_on
 from .drawing_cost import DrawingCost, drawing_cost
@@ -108,6 +109,7 @@ def evaluate(
         "headline": headline.place() | {"chosen_by": made.chosen_by},
         "metrics": [each.model_dump() for each in numbers],
         "nearest": nearest,
+        "leakage": contamination(dataset, benchmark),
         "curves": {name: rows for name in CURVES if (rows := [p.row() for p in made.points if p.curve == name])},
         "straightness": made.straightness,
         "lora": adopted,

@@ -38,6 +38,7 @@ from .rules import (
     is_shown,
     is_shown_worse,
     latency_rule,
+    leakage_rules,
     margin_rule,
     missed,
     primary_rule,
@@ -117,8 +118,9 @@ def decide(
     """
     side = read_side(challenger)
     thresholds = threshold_rules(side.metrics, settings.thresholds)
+    leakage = leakage_rules(side.document.get("leakage"), settings)
     if champion is None:
-        return _first(thresholds, settings)
+        return _first([*leakage, *thresholds], settings)
     drawn = read_drawn(further)
     has_rows = further is not None and (further / FURTHER["challenger"]).exists()
     try:
@@ -136,6 +138,7 @@ def decide(
         *map(margin_rule, guards),
         *unmeasured_guards(rows, name),
         *_rules_of_sides(side, read_side(champion), rows, drawn["latency"], settings),
+        *leakage,
         *thresholds,
     ]
     verdict, reasons = _verdict(rows[name], guards, rules, settings, drawn["look"])
@@ -285,15 +288,19 @@ def _needed(row: Difference, settings: GateSettings) -> str:
 
 
 def _first(rules: list[Rule], settings: GateSettings) -> GateDecision:
-    """Without a champion the thresholds decide alone: clearly missed or clearly met, else inconclusive."""
+    """Without a champion thresholds and leakage decide: clearly missed or clearly met, else inconclusive."""
     judged = [rule for rule in rules if rule.verdict != "unmeasured"]
     asked = f"meets the {len(judged)} thresholds asked" if judged else "has no threshold to meet"
     unmet = [rule for rule in judged if rule.verdict != "kept"]
     verdict: Verdict = "promote"
     if unmet:
         verdict = "reject" if any(rule.verdict == "broken" for rule in unmet) else "inconclusive"
-    reasons = ["There is no champion yet.", *(map(missed, unmet) if unmet else [f"The model {asked}."])]
+    reasons = ["There is no champion yet.", *(map(_unmet, unmet) if unmet else [f"The model {asked}."])]
     return GateDecision(verdict=verdict, reasons=reasons, rules=rules, settings=settings)
+
+
+def _unmet(rule: Rule) -> str:
+    return missed(rule) if _is_threshold(rule) else f"{rule.name}: {rule.found}; asked: {rule.asked}."
 
 
 def _is_threshold(rule: Rule) -> bool:

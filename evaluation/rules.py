@@ -214,6 +214,25 @@ def threshold_rules(metrics: Mapping[str, Measurement], thresholds: Mapping[str,
     return rules
 
 
+def leakage_rules(found: Mapping[str, Any] | None, settings: GateSettings) -> list[Rule]:
+    """No more of the evaluation with a near twin in training than asked; where asked, an unmeasured one is open."""
+    most = settings.max_leakage
+    if most is None:
+        return []
+    asked = f"at most {most:.2%} of evaluation images and prompts with a near twin in training"
+    if not found:
+        return [Rule(name="leakage", asked=asked, found="not measured; evaluate again", verdict="open")]
+    images = f"{found['same_pixels'] + found['near_images']} of {found['num_images']} images"
+    captions = f"{found['same_captions'] + found['near_captions']} of {found['num_prompts']} prompts"
+    if found["is_procedural"]:
+        captions += " (a grammar's, not counted)"
+    said = f"{found['share']:.2%}: {images}, {captions}"
+    finding: Finding = "broken" if found["share"] > most else "open" if found["unchecked"] else "kept"
+    if finding == "open":
+        said += f", and {found['unchecked']} candidates not looked at"
+    return [Rule(name="leakage", asked=asked, found=said, verdict=finding)]
+
+
 def missed(rule: Rule) -> str:
     """Return a missed threshold as a sentence."""
     how = "with its whole interval" if rule.verdict == "broken" else "by less than its interval"

@@ -127,6 +127,14 @@ class CuratedDataset:
         """Return all captions of each image."""
         return [[Caption(**caption) for caption in captions] for captions in self._texts(split)["captions"]]
 
+    def columns(self, split: str, names: Sequence[str]) -> dict[str, list]:
+        """Return columns of a split by name, as the shards hold them."""
+        found: dict[str, list] = {name: [] for name in names}
+        for row in self.rows(split, names):
+            for name, values in found.items():
+                values.append(row[name])
+        return found
+
     def pixels(self, split: str, limit: int | None = None) -> np.ndarray:
         """Return the images of a split, or its first `limit`, as uint8 RGB [n, image_size, image_size, 3]."""
         import numpy as np
@@ -145,7 +153,7 @@ class CuratedDataset:
         from fluxmodel.data.decode import Refusal, decode, fit
 
         max_pixels = self.record["rules"]["max_pixels"]
-        for place, row in enumerate(self._rows(split, ["id", "image"])):
+        for place, row in enumerate(self.rows(split, ["id", "image"])):
             if wanted is not None and place not in wanted:
                 continue
             try:
@@ -158,14 +166,10 @@ class CuratedDataset:
     def _texts(self, split: str) -> dict[str, list]:
         """Return the columns without images, read once a split."""
         if split not in self._columns:
-            columns: dict[str, list] = {"id": [], "captions": [], "scene": [], "pixel_sha256": []}
-            for row in self._rows(split, list(columns)):
-                for name, values in columns.items():
-                    values.append(row[name])
-            self._columns[split] = columns
+            self._columns[split] = self.columns(split, ["id", "captions", "scene", "pixel_sha256"])
         return self._columns[split]
 
-    def _rows(self, split: str, columns: Sequence[str]) -> Iterator[dict]:
+    def rows(self, split: str, columns: Sequence[str]) -> Iterator[dict]:
         """Yield the rows of a split as dictionaries, reading one row group at a time."""
         import pyarrow as pa
         import pyarrow.parquet as pq

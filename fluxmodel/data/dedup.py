@@ -1,20 +1,24 @@
 """Duplicate groups: exact by pixels, near by perceptual hash; one survivor a group.
 
-Two 64-bit hashes within distance d agree on at least one of d + 1 bands (pigeonhole), so sorting by each
-band finds every such pair. A pair counts only if its colours agree as well; groups are the connected parts.
+Cut 64 bits into d + k bands: two hashes within distance d agree on at least k of them (pigeonhole), so sorting by
+every choice of k bands finds every such pair (Norouzi et al. 2012, arXiv:1307.2982, do so with k = 1). More hashes take
+a larger k, hence longer keys, so that few agree by chance; a run that is long all the same is cut again by the bits
+that its key left. A pair counts only if its colours agree as well; groups are the connected parts.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import combinations
 
 import numpy as np
 
-# Largest difference of any of 8 x 8 mean colours between copies, levels of 255. On 1 360 emoji with distance 4 it
-# found 94-100 % of copies (JPEG 50-90, scaled 0.5-1.5; 81 % halved and JPEG 75) and joined 5 by mistake; 16 found
-# 89 % at JPEG 50, 32 gained 1 % and joined more.
-MAX_COLOR_DIFFERENCE = 24
+from fluxmodel.data.color_agreement import colors_alike
+
 _PAIRS_AT_ONCE = 1 << 18
-_COARSE_STEP = 17  # a dozen colours spread over the grid and the channels settle most pairs
+_LONG_RUN = 1 << 9  # hashes that agree on a key; more are cut again
+_MAX_BANDS_A_KEY = 3
+_MAX_CUTS = 3
+# Different images of one hash, such as flat ones: so many are compared each with each; more, with so many leaders.
+CROWD, _LEADERS = 512, 64
 
 
 def exact_groups(digests: Sequence[bytes]) -> np.ndarray:
@@ -31,37 +35,104 @@ def near_groups(hashes: np.ndarray, signatures: np.ndarray, distance: int) -> np
         signatures: uint8 [n, 192] from `color_signatures`.
         distance: largest number of differing bits.
     """
-    parent = np.arange(len(hashes), dtype=np.int64)
-    for left, right in pairs_within(hashes, distance):
+    parent = _equal_images(hashes, signatures)
+    active = np.flatnonzero(parent == np.arange(len(parent)))
+    active = _thin_out_crowds(parent, active, hashes, signatures)
+    for left, right in pairs_within(hashes[active], distance):
+        left, right = active[left], active[right]
         apart = _roots(parent, left) != _roots(parent, right)
         left, right = left[apart], right[apart]
-        for cells in (slice(None, None, _COARSE_STEP), slice(None)):
-            alike = (
-                _largest_difference(signatures[left, cells], signatures[right, cells]) <= MAX_COLOR_DIFFERENCE
-            )
-            left, right = left[alike], right[alike]
-        _unite(parent, left, right)
+        alike = colors_alike(signatures[left], signatures[right])
+        _unite(parent, left[alike], right[alike])
     return _roots(parent, np.arange(len(parent)))
 
 
 def pairs_within(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield all pairs (left, right) of indices whose hashes differ in at most `distance` bits, in blocks.
 
-    Each pair comes once, with left and right in either order.
+    Each pair comes once, with left and right in either order. Memory is that of sorting and of a block.
     """
-    edges = np.linspace(0, 64, distance + 2).round().astype(int).tolist()
-    masks = [np.uint64((1 << stop) - (1 << start)) for start, stop in pairwise(edges)]
-    for number, mask in enumerate(masks):
-        band = hashes & mask
-        order = np.argsort(band, kind="stable")
-        for left, right in _pairs_in_runs(band[order]):
-            left, right = order[left], order[right]
+    order = np.argsort(hashes, kind="stable")
+    values, first, counts = np.unique(hashes[order], return_index=True, return_counts=True)
+    for left, right in _pairs_in_runs(hashes[order]):
+        yield order[left], order[right]
+    if len(values) < 2:
+        return
+    for left, right in _pairs_among(values, np.arange(len(values)), distance, _MAX_CUTS):
+        for one, other in _products(first[left], counts[left], first[right], counts[right]):
+            yield order[one], order[other]
+
+
+def _pairs_among(
+    hashes: np.ndarray, members: np.ndarray, distance: int, cuts: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the pairs among `members` of different hashes; long runs are cut again, `cuts` - 1 times at most."""
+    bands, per_key = _bands(hashes[members], distance)
+    for chosen in combinations(range(len(bands)), per_key):
+        key = hashes[members] & np.bitwise_or.reduce(bands[list(chosen)])
+        order = np.argsort(key, kind="stable")
+        # The same pair agrees on other choices too: it belongs to the first.
+        earlier = [bands[band] for band in range(chosen[-1]) if band not in chosen]
+        for left, right in _candidates(hashes, members[order], key[order], distance, cuts):
             differing = hashes[left] ^ hashes[right]
             near = np.bitwise_count(differing) <= distance
-            for earlier in masks[:number]:
-                near &= (differing & earlier) != 0  # or the earlier band has given the pair
+            for mask in earlier:
+                near &= (differing & mask) != 0
             if near.any():
                 yield left[near], right[near]
+
+
+def _candidates(
+    hashes: np.ndarray, ordered: np.ndarray, key: np.ndarray, distance: int, cuts: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pairs of equal keys: all of them in short runs, the near ones in long runs."""
+    starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
+    lengths = np.diff(np.r_[starts, len(key)])
+    is_long = (lengths > _LONG_RUN) & (lengths < len(key)) & (cuts > 1)
+    for start, length in zip(starts[is_long], lengths[is_long], strict=True):
+        yield from _pairs_among(hashes, ordered[start : start + length], distance, cuts - 1)
+    short = np.repeat(~is_long, lengths)
+    ordered, key = ordered[short], key[short]
+    for left, right in _pairs_in_runs(key):
+        yield ordered[left], ordered[right]
+
+
+def _bands(hashes: np.ndarray, distance: int) -> tuple[np.ndarray, int]:
+    """Return disjoint masks that together cover the bits in which the hashes differ, uint64 [d + k], and k.
+
+    Bits are dealt out by how evenly they divide the hashes, so that every band divides them about alike.
+    """
+    sample = hashes[:: max(1, len(hashes) // 4096)]
+    share = np.array([np.count_nonzero(sample & np.uint64(1 << bit)) for bit in range(64)]) / len(sample)
+    is_split = (share > 0) & (share < 1)
+    inner = np.where(is_split, share, 0.5)
+    entropy = np.where(is_split, -(inner * np.log2(inner) + (1 - inner) * np.log2(1 - inner)), 0)
+    per_key = 1
+    while per_key < _MAX_BANDS_A_KEY:
+        if len(hashes) <= 4 * 2 ** (entropy.sum() * per_key / (distance + per_key)):
+            break  # by chance at most a few agree
+        per_key += 1
+    bands = np.zeros(distance + per_key, np.uint64)
+    turns = [*range(len(bands)), *reversed(range(len(bands)))]
+    for place, bit in enumerate(np.argsort(-entropy, kind="stable").tolist()):
+        bands[turns[place % len(turns)]] |= np.uint64(1 << bit)
+    return bands, per_key
+
+
+def _products(
+    first: np.ndarray, num_first: np.ndarray, second: np.ndarray, num_second: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all pairs of a position in a run of the one and in a run of the other, runs given by start and length."""
+    total = np.cumsum(num_first * num_second)
+    begin = 0
+    while begin < len(total):
+        taken = total[begin - 1] if begin else 0
+        stop = max(begin + 1, int(np.searchsorted(total, taken + _PAIRS_AT_ONCE, side="right")))
+        sizes = (num_first * num_second)[begin:stop]
+        number = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        row, column = np.divmod(number, np.repeat(num_second[begin:stop], sizes))
+        yield np.repeat(first[begin:stop], sizes) + row, np.repeat(second[begin:stop], sizes) + column
+        begin = stop
 
 
 def survivors(groups: np.ndarray, areas: np.ndarray, ids: Sequence[str]) -> np.ndarray:
@@ -96,9 +167,56 @@ def _pairs_in_runs(values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]
         begin = stop
 
 
-def _largest_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the largest absolute difference in each row of two uint8 arrays, uint8 [n]."""
-    return (np.maximum(first, second) - np.minimum(first, second)).max(axis=1, initial=0)
+def _equal_images(hashes: np.ndarray, signatures: np.ndarray) -> np.ndarray:
+    """Return for each image the first with equal hash and colours, int64 [n]."""
+    weights = np.random.default_rng(0).integers(1, 2**63, signatures.shape[1], dtype=np.uint64) | np.uint64(1)
+    digests = hashes.copy()
+    for column, weight in enumerate(weights):
+        digests = digests * np.uint64(0x9E3779B97F4A7C15) + signatures[:, column] * weight
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    found = first[inverse]
+    is_equal = (hashes == hashes[found]) & _rows_equal(signatures, found)
+    return np.where(is_equal, found, np.arange(len(hashes)))
+
+
+def _rows_equal(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return whether each row equals that of another index, bool [n], by the block."""
+    equal = np.empty(len(rows), bool)
+    for start in range(0, len(rows), _PAIRS_AT_ONCE):
+        here = slice(start, start + _PAIRS_AT_ONCE)
+        equal[here] = (rows[here] == rows[others[here]]).all(axis=1)
+    return equal
+
+
+def _thin_out_crowds(
+    parent: np.ndarray, active: np.ndarray, hashes: np.ndarray, signatures: np.ndarray
+) -> np.ndarray:
+    """Join what is alike in crowds of one hash in place; return `active` with only the leaders of such crowds.
+
+    A leader is an image that is like no leader before it; with `_LEADERS` of them the rest of a crowd stays as it is.
+    """
+    _, inverse, counts = np.unique(hashes[active], return_inverse=True, return_counts=True)
+    stays = counts[inverse] <= CROWD
+    crowded = np.flatnonzero(~stays)
+    crowded = crowded[np.argsort(inverse[crowded], kind="stable")]
+    for start, stop in _runs(inverse[crowded]):
+        rest = crowded[start:stop]
+        for _ in range(_LEADERS):
+            if not len(rest):
+                break
+            members = active[rest]
+            leader = np.broadcast_to(signatures[members[0]], (len(members), signatures.shape[1]))
+            alike = colors_alike(leader, signatures[members])
+            _unite(parent, np.full(int(alike.sum()), members[0]), members[alike])
+            stays[rest[0]] = True
+            rest = rest[~alike]
+    return active[stays]
+
+
+def _runs(values: np.ndarray) -> list[tuple[int, int]]:
+    """Return where each run of equal values in a sorted array starts and stops."""
+    edges = np.flatnonzero(np.diff(values)) + 1
+    return list(zip([0, *edges.tolist()], [*edges.tolist(), len(values)], strict=True)) if len(values) else []
 
 
 def _unite(parent: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:

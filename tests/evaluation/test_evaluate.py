@@ -275,3 +275,11 @@ def test_the_gate_reads_what_was_written(judged):
     assert decision.primary.challenger == pytest.approx(judged.report.value("all_correct"))
     guarded = {guard.name for guard in decision.guards}
     assert {"attr_acc", "held_out/all_correct", "clip", "fd", "memorised"} <= guarded
+
+
+def test_leakage_is_measured_over_the_fresh_renders_and_the_prompts(judged):
+    found = judged.report.document["leakage"]
+    assert found["is_procedural"]
+    assert found["num_prompts"] == 60
+    assert found["num_images"] == 120  # the reference and its second draw
+    assert found["share"] == (found["same_pixels"] + found["near_images"]) / 120

@@ -103,3 +103,9 @@ def test_the_page_tells_a_folders_story(report):
     assert "Images of a folder" in text
     assert "by guessing" in text
     assert "What it never saw" not in text
+
+
+def test_training_images_that_stand_in_for_a_small_test_split_are_told_as_leaked(report):
+    found = report.document["leakage"]
+    assert found["share"] == 1
+    assert "training images are evaluated on" in found["note"]

@@ -303,3 +303,35 @@ def _cut(directory: Path, rows: slice = slice(0, 500), drop: str = "") -> None:
     path = directory / "rows.parquet"
     table = pq.read_table(path).slice(rows.start, rows.stop - rows.start)
     pq.write_table(table.drop_columns([drop]) if drop else table, path)
+
+
+def with_leakage(directory: Path, share: float | None, unchecked: int = 0) -> Path:
+    document = json.loads((directory / "evaluation.json").read_text())
+    if share is not None:
+        document["leakage"] = {
+            "share": share, "num_images": 100, "num_prompts": 100, "same_pixels": round(100 * share), "near_images": 0,
+            "same_captions": 0, "near_captions": 0, "is_procedural": False, "unchecked": unchecked,
+        }  # fmt: skip
+    (directory / "evaluation.json").write_text(json.dumps(document))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("share", "unchecked", "first", "against"),
+    [
+        (0.0, 0, "promote", "promote"),
+        (0.03, 0, "reject", "reject"),
+        (0.0, 7, "inconclusive", "inconclusive"),
+        (None, 0, "inconclusive", "inconclusive"),
+    ],
+)
+def test_leakage_stops_a_promotion_only_where_it_is_asked(save, share, unchecked, first, against):
+    new = with_leakage(save("new", images(0.9), steps=8), share, unchecked)
+    old = save("old", images(0.5))
+    assert decide(new, None, ASK).verdict == decide(new, old, ASK).verdict == "promote"
+    asked = GateSettings(max_leakage=0)
+    alone, compared = decide(new, None, asked), decide(new, old, asked)
+    assert (alone.verdict, compared.verdict) == (first, against)
+    if first != "promote":
+        assert any("leakage" in reason for reason in alone.reasons)
+        assert any("leakage" in reason for reason in compared.reasons)

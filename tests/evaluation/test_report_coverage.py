@@ -34,3 +34,15 @@ def test_what_is_learnt_by_heart_is_told_with_what_chance_would_give():
 
 def test_an_older_evaluation_has_no_such_section():
     assert coverage({"metrics": [metric("fd", 1, 0, 2)], "baselines": {}}) == ""
+
+
+def test_leakage_is_told_with_its_counts():
+    found = {
+        "num_images": 500, "num_training": 19000, "num_prompts": 400, "same_pixels": 2, "near_images": 1,
+        "same_captions": 7, "near_captions": 4, "note": "A <grammar>.",
+    }  # fmt: skip
+    text = coverage(DOCUMENT | {"leakage": found})
+    assert "3 of 500 evaluation images" in text
+    assert "11 of 400 prompts" in text
+    assert "A &lt;grammar&gt;." in text
+    assert "Leakage" not in coverage(DOCUMENT)

@@ -1,11 +1,15 @@
 """Duplicates: the bands find every pair, copies hash alike, groups are the connected parts."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fluxmodel.data import dedup
+from fluxmodel.data.color_agreement import colors_alike
 from fluxmodel.data.decode import decode
 from fluxmodel.data.dedup import exact_groups, near_groups, pairs_within, survivors
 from fluxmodel.data.perceptual_hash import color_signatures, perceptual_hashes, thumbnail
@@ -121,3 +125,82 @@ def test_nothing_is_found_among_nothing():
     assert near_groups(np.empty(0, np.uint64), np.empty((0, 192), np.uint8), 4).tolist() == []
     assert exact_groups([]).tolist() == []
     assert survivors(np.empty(0, int), np.empty(0, int), []).tolist() == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 4), st.sampled_from([1, 2, 3]), st.integers(8, 60))
+def test_bands_find_every_pair_of_clumped_hashes_however_often_they_are_cut(seed, distance, num_clumps, run):
+    """Clumps around few centres, with the threshold of a long run far below their size."""
+    random = np.random.default_rng(seed)
+    centres = random.integers(0, 2**63, num_clumps, dtype=np.uint64)
+    hashes = centres[random.integers(0, num_clumps, 150)]
+    for _ in range(4):
+        hashes = hashes ^ (np.uint64(1) << random.integers(0, 20, 150, dtype=np.uint64))
+    near = np.bitwise_count(hashes[:, None] ^ hashes) <= distance
+    brute = {
+        pair for pair in zip(*(each.tolist() for each in np.nonzero(near)), strict=True) if pair[0] < pair[1]
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "_LONG_RUN", run)
+        found = list(pairs_within(hashes, distance))
+    assert sum(len(left) for left, _ in found) == len(brute)
+    assert found_pairs(hashes, distance) == brute
+
+
+def connected_parts(linked: np.ndarray) -> list[int]:
+    """The smallest index of each node's connected part, by walking the graph [n, n]."""
+    part = [-1] * len(linked)
+    for start in range(len(linked)):
+        waiting = [start] if part[start] < 0 else []
+        while waiting:
+            node = waiting.pop()
+            if part[node] < 0:
+                part[node] = start
+                waiting += np.flatnonzero(linked[node]).tolist()
+    return part
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32))
+def test_groups_are_the_connected_parts_of_the_graph_of_all_pairs(seed):
+    random = np.random.default_rng(seed)
+    hashes = random.choice(np.array([0, 1, 7, 63, 2**40 - 1, 2**45 - 1], np.uint64), 60)
+    shades = random.integers(0, 256, (60, 3), np.uint8)
+    signatures = np.tile(shades, 64) // 8 * 8
+    left, right = np.divmod(np.arange(60 * 60), 60)
+    linked = (np.bitwise_count(hashes[left] ^ hashes[right]) <= 4) & colors_alike(
+        signatures[left], signatures[right]
+    )
+    assert near_groups(hashes, signatures, 4).tolist() == connected_parts(linked.reshape(60, 60))
+
+
+def test_thirty_thousand_flat_images_are_no_quadratic_affair():
+    """All of one hash; half of them have come before. Each with each would be 5e8 comparisons."""
+    random = np.random.default_rng(0)
+    shades = random.integers(0, 256, (15_000, 3), np.uint8)
+    signatures = np.tile(np.concatenate([shades, shades]), 64)
+    started = time.process_time()
+    groups = near_groups(np.zeros(30_000, np.uint64), signatures, 4)
+    assert time.process_time() - started < 20
+    assert np.array_equal(groups[:15_000], groups[15_000:])
+    assert len(set(groups.tolist())) < 15_000
+
+
+@pytest.mark.parametrize("gain", [0.7, 0.8, 0.9, 1.1])
+def test_a_darker_or_brighter_copy_joins_its_original_and_nothing_else(gain):
+    originals = [picture(seed, 96, 80) for seed in range(100)]
+    copies = [np.clip(image * gain, 0, 255).round().astype(np.uint8) for image in originals]
+    groups = near_groups(*hashed(originals + copies), 4)
+    assert np.array_equal(groups[:100], np.arange(100))
+    assert (groups[100:] == groups[:100]).mean() >= 0.95
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32))
+def test_colours_agree_in_either_order(seed):
+    random = np.random.default_rng(seed)
+    first = random.integers(0, 256, (20, 192), np.uint8)
+    second = np.clip(first * random.uniform(0.5, 2, (20, 1)) + random.integers(-30, 31, (20, 192)), 0, 255)
+    second = second.astype(np.uint8)
+    assert np.array_equal(colors_alike(first, second), colors_alike(second, first))
+    assert colors_alike(first, first).all()
