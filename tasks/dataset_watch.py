@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fluxmodel.data.image_folder import UNREADABLE, FolderSource, fingerprint_of
+from fluxmodel.data.image_folder import FolderSource
 from fluxmodel.data.records import Reason
 from fluxmodel.data.sources import open_source
+from fluxmodel.data.storage import UNREADABLE, fingerprint_of
 from fluxmodel.errors import InputError
 from tasks.announce import announce
 from tasks.home import Home

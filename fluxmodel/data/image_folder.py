@@ -9,26 +9,26 @@ import hashlib
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
+from fluxmodel.data.storage import UNREADABLE, fingerprint_of, printable
 from fluxmodel.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .ico .heic .heif .jxl".split()
 )
-UNREADABLE = "unreadable"
 _MAX_CAPTION_BYTES = 1_000_000
 
 
-def fingerprint_of(digests: Iterable[tuple[str, str]]) -> str:
-    """Return the fingerprint of a folder by (path, digest) of each of its files, in the order of their paths."""
-    total = hashlib.sha256()
-    for path, digest in digests:
-        total.update(os.fsencode(path) + b"\0" + digest.encode() + b"\n")
-    return total.hexdigest()
+class NoImageError(InputError):
+    """A folder without images; `found` counts what it holds instead, by suffix."""
+
+    def __init__(self, text: str, found: Counter[str]) -> None:
+        super().__init__(text)
+        self.found = found
 
 
 class FolderSource:
@@ -53,7 +53,7 @@ class FolderSource:
         self.problems: list[UnreadableFile] = []
         self._walk("")
         if not self._images:
-            raise InputError(self._no_image_sentence())
+            raise NoImageError(self._no_image_sentence(), self.ignored)
         self._rows = self._read_rows()
 
     @property
@@ -107,7 +107,7 @@ class FolderSource:
         seen = f"it holds {found}" if found else "it is empty"
         return (
             f"--data {self.folder}: no image in the folder ({seen}); images end in .png, .jpg, .webp, .gif, .bmp or "
-            ".tif, while parquet files, tar files and archives are not read yet."
+            ".tif, tables in .parquet or .arrow, WebDataset shards in .tar; unpack other archives."
         )
 
     def _walk(self, relative: str) -> None:
@@ -204,11 +204,6 @@ class FolderSource:
                 name = printable(sidecar)
                 problems.append(UnreadableFile(name, name, Reason.BAD_CAPTION_FILE, str(error), False))
         return tuple(Caption(text, "given") for text in texts)
-
-
-def printable(path: str) -> str:
-    """Return a path as text that can be stored: bytes that are no UTF-8 come as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

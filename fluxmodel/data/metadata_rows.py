@@ -7,17 +7,18 @@ image folders of Hugging Face `datasets`; `licence` and `source` are kept where 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fluxmodel.errors import InputError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
-_FILE_FIELDS = ("file_name", "file", "filename", "image", "path")
-_TEXT_FIELDS = ("text", "caption", "captions", "prompt")
-_LICENCE_FIELDS = ("licence", "license")
-_SOURCE_FIELDS = ("source", "url")
+FILE_FIELDS = ("file_name", "file", "filename", "image", "path")
+TEXT_FIELDS = ("text", "caption", "captions", "prompt")
+LICENCE_FIELDS = ("licence", "license")
+SOURCE_FIELDS = ("source", "url")
 # A quoted CSV field may span lines; one that is never closed must not swallow the rest of the file.
 _MAX_LINES_OF_A_ROW = 50
 
@@ -31,6 +32,14 @@ class MetadataRow:
     texts: tuple[str, ...]
     licence: str | None = None
     source: str | None = None
+
+
+class Description(NamedTuple):
+    """What a record says of its image."""
+
+    texts: tuple[str, ...]
+    licence: str | None
+    source: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +118,7 @@ def _header(path: Path, lines: list[bytes]) -> tuple[list[str], int]:
     except ValueError as error:
         raise InputError(f"{path}, line 1: {error}; the first line must name the columns.") from error
     names = [name.strip().lower() for name in header]
-    for wanted in (_FILE_FIELDS, _TEXT_FIELDS):
+    for wanted in (FILE_FIELDS, TEXT_FIELDS):
         if not any(field in names for field in wanted):
             found = ", ".join(names)[:200] or "nothing"
             raise InputError(
@@ -148,23 +157,27 @@ def _row(line: int, record: object) -> MetadataRow:
     """Check one record and give it its form; ValueError says what is wrong."""
     if not isinstance(record, dict):
         raise ValueError(f"a JSON object is needed, not a {type(record).__name__}")
-    file_name = _first(record, _FILE_FIELDS)
+    file_name = _first(record, FILE_FIELDS)
     if not isinstance(file_name, str) or not file_name.strip():
-        raise ValueError(f"{_FILE_FIELDS[0]!r} is missing or no text; name the image there")
-    text = _first(record, _TEXT_FIELDS)
+        raise ValueError(f"{FILE_FIELDS[0]!r} is missing or no text; name the image there")
+    described = describe(record)
+    return MetadataRow(line, file_name.strip(), described.texts, described.licence, described.source)
+
+
+def describe(record: Mapping[str, object]) -> Description:
+    """Return captions, licence and source of a record; ValueError if the caption is neither text nor texts."""
+    text = _first(record, TEXT_FIELDS)
     texts = text if isinstance(text, list) else [] if text is None else [text]
     strings = tuple(text for text in texts if isinstance(text, str))
     if len(strings) != len(texts):
-        raise ValueError(f"{_TEXT_FIELDS[0]!r} must be a text or a list of texts")
-    licence, source = _first(record, _LICENCE_FIELDS), _first(record, _SOURCE_FIELDS)
-    return MetadataRow(
-        line,
-        file_name.strip(),
+        raise ValueError(f"{TEXT_FIELDS[0]!r} must be a text or a list of texts")
+    licence, source = _first(record, LICENCE_FIELDS), _first(record, SOURCE_FIELDS)
+    return Description(
         strings,
         licence if isinstance(licence, str) and licence else None,
         source if isinstance(source, str) and source else None,
     )
 
 
-def _first(record: dict, fields: tuple[str, ...]) -> object:
+def _first(record: Mapping[str, object], fields: tuple[str, ...]) -> object:
     return next((record[field] for field in fields if record.get(field) is not None), None)

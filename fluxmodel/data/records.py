@@ -15,6 +15,9 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     NOT_A_FILE = "not_a_file"
     FILE_TOO_LARGE = "file_too_large"
+    UNSAFE_PATH = "unsafe_path"
+    DAMAGED_SHARD = "damaged_shard"
+    NOTHING_THERE = "nothing_there"
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
@@ -51,6 +54,9 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.UNREADABLE: "The file could not be read; check its permissions and the disk.",
     Reason.NOT_A_FILE: "The name is no regular file (a broken link, a pipe); replace it by the image.",
     Reason.FILE_TOO_LARGE: "The file exceeds the rule max_file_bytes; shrink it or raise the rule.",
+    Reason.UNSAFE_PATH: "The path leads out of its folder or archive (absolute, or with ..); name it from within.",
+    Reason.DAMAGED_SHARD: "The parquet, arrow or tar file is damaged or ends early here; copy it again.",
+    Reason.NOTHING_THERE: "The row holds neither image bytes nor a path; fill it or take it out.",
     Reason.EMPTY_FILE: "The file holds no bytes; copy it again.",
     Reason.NOT_AN_IMAGE: "The bytes are no image format that is read here, whatever the name says.",
     Reason.TRUNCATED: "The image ends before its last row; copy or download it again.",

@@ -2,19 +2,20 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
+from fluxmodel.data.curated_dataset import RECORD
 from fluxmodel.data.records import Caption, RawSample, UnreadableFile
+from fluxmodel.data.shard_files import TABLE_SUFFIXES, TAR_SUFFIXES, ShardFiles, files_in, files_named
+from fluxmodel.data.storage import Storage, is_uri, one_line, storage_at
 from fluxmodel.errors import InputError
 
-_SUPPORTED = "supported are a folder of images and procedural:shapes?level=demo&n=20000&seed=0"
-_LATER = {
-    "hf": "hub data sets (hf:) are not read yet",
-    "parquet": "parquet and arrow files are not read yet",
-    "arrow": "parquet and arrow files are not read yet",
-    "webdataset": "WebDataset tars are not read yet",
-    "wds": "WebDataset tars are not read yet",
-}
+_SUPPORTED = (
+    "supported are a folder of images, .parquet and .arrow files, WebDataset .tar files, folders of either, a curated "
+    "data set, a .yaml file of several of these, hf:org/name and procedural:shapes?level=demo&n=20000&seed=0"
+)
+_MAX_FILE_BYTES = 256_000_000
 _PROCEDURAL_BATCH = 512
 
 
@@ -33,7 +34,9 @@ class Source(Protocol):
         """What the artifact calls the source, the same wherever it lies."""
         ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """How many images are to come, for progress alone: an estimate where counting is dear, 0 where unknown."""
+        ...
 
     def __iter__(self) -> Iterator[RawSample | UnreadableFile]: ...
 
@@ -42,33 +45,106 @@ class Source(Protocol):
         ...
 
 
-def open_source(data: str, max_file_bytes: int = 256_000_000) -> Source:
+def open_source(data: str, max_file_bytes: int = _MAX_FILE_BYTES) -> Source:
     """Open what `--data` names.
 
     Raises:
-        InputError: the scheme is unknown or not built, or what it names is missing, empty or ill-formed.
+        InputError: the scheme is unknown, or what is named is missing, empty or ill-formed.
     """
     text = str(data).strip()
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", text)
     if not text:
         raise InputError(f"--data is empty; {_SUPPORTED}.")
+    if is_uri(text) and not text.lower().startswith("hf://"):
+        return _open_place(text, max_file_bytes)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", text)
     if scheme is None:
-        from fluxmodel.data.image_folder import FolderSource
-
-        _refuse_files_of_other_kinds(text)
-        return FolderSource(text, max_file_bytes)
+        return _open_place(text, max_file_bytes)
     name = scheme.group(1).lower()
     if name == "procedural":
         return ProceduralScenes(text)
-    why = _LATER.get(name, f"the scheme {name!r} is unknown")
-    raise InputError(f"--data {text}: {why}; {_SUPPORTED}.")
+    if name == "hf":
+        from fluxmodel.data.hub_source import HubSource
+
+        return HubSource(text, max_file_bytes)
+    raise InputError(
+        f"--data {text}: the scheme {name!r} is unknown (a path with a colon is written ./{text}); {_SUPPORTED}."
+    )
 
 
-def _refuse_files_of_other_kinds(text: str) -> None:
-    suffix = text.rsplit(".", 1)[-1].lower() if "." in text else ""
-    kinds = {"parquet": "parquet", "arrow": "arrow", "tar": "webdataset"}
-    if suffix in kinds:
-        raise InputError(f"--data {text}: {_LATER[kinds[suffix]]}; {_SUPPORTED}.")
+def _open_place(text: str, max_file_bytes: int) -> Source:
+    """Open a path or URI by what is there."""
+    lower = text.lower().rstrip("/")
+    if lower.endswith(TABLE_SUFFIXES + TAR_SUFFIXES) and not _is_folder(text):
+        return _shards(files_named(text), max_file_bytes)
+    if lower.endswith((".yaml", ".yml")) and not _is_folder(text):
+        from fluxmodel.data.mixture import MixtureSource
+
+        return MixtureSource(text, max_file_bytes)
+    storage = storage_at(text)
+    if storage.is_local:
+        return _open_folder(storage, text, max_file_bytes)
+    return _open_remote_folder(storage, text, max_file_bytes)
+
+
+def _open_folder(storage: Storage, text: str, max_file_bytes: int) -> Source:
+    from fluxmodel.data.image_folder import FolderSource, NoImageError
+
+    if (Path(storage.root) / RECORD).is_file():
+        from fluxmodel.data.curated_source import CuratedSource
+
+        return CuratedSource(storage.root)
+    try:
+        return FolderSource(storage.root if is_uri(text) else text, max_file_bytes)
+    except NoImageError:
+        paths = storage.find()
+        if not any(path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES) for path in paths):
+            raise
+    return _open_shard_folder(storage, paths, max_file_bytes)
+
+
+def _open_shard_folder(storage: Storage, paths: list[str], max_file_bytes: int) -> Source:
+    tables, tars = files_in(storage, paths, TABLE_SUFFIXES), files_in(storage, paths, TAR_SUFFIXES)
+    if tables.paths and tars.paths:
+        raise InputError(
+            f"--data {storage.url()}: the folder holds {len(tables.paths)} tables and {len(tars.paths)} tar files; "
+            "name one kind, or list both in a .yaml file."
+        )
+    return _shards(tables if tables.paths else tars, max_file_bytes)
+
+
+def _shards(files: ShardFiles, max_file_bytes: int) -> Source:
+    if files.paths[0].lower().endswith(TAR_SUFFIXES):
+        from fluxmodel.data.tar_source import TarSource
+
+        return TarSource(files, max_file_bytes)
+    from fluxmodel.data.table_source import TableSource
+
+    return TableSource(files, max_file_bytes)
+
+
+def _open_remote_folder(storage: Storage, text: str, max_file_bytes: int) -> Source:
+    paths = _listed(storage, text)
+    if not any(path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES) for path in paths):
+        from fluxmodel.data.remote_folder import RemoteFolderSource
+
+        return RemoteFolderSource(storage, paths, max_file_bytes)
+    return _open_shard_folder(storage, paths, max_file_bytes)
+
+
+def _listed(storage: Storage, text: str) -> list[str]:
+    try:
+        paths = storage.find()
+    except Exception as error:  # every storage package raises its own kinds, of credentials above all
+        raise InputError(
+            f"--data {text}: cannot be listed ({one_line(error)}); check its name and your rights."
+        ) from error
+    if not paths:
+        raise InputError(f"--data {text}: there is nothing there; check the name.")
+    return paths
+
+
+def _is_folder(text: str) -> bool:
+    return storage_at(text).is_folder()
 
 
 class ProceduralScenes:

@@ -1,0 +1,80 @@
+"""A curated data set as a source: its kept images once more, with every caption and where each came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fluxmodel.data.curated_dataset import CuratedDataset
+from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
+from fluxmodel.data.storage import fingerprint_of, one_line, storage_at
+from fluxmodel.errors import ArtifactError, InputError
+
+_COLUMNS = ("id", "image", "source", "licence", "captions", "scene")
+_BATCH_ROWS = 32
+
+
+class CuratedSource:
+    """The images of both splits of a curated data set, in their order; they are split anew."""
+
+    is_procedural = False
+
+    def __init__(self, directory: str | Path) -> None:
+        """Open the directory.
+
+        Raises:
+            InputError: its record is damaged, or a shard is missing.
+        """
+        self.directory = Path(directory)
+        try:
+            self._record = CuratedDataset(directory).record
+        except ArtifactError as error:
+            raise InputError(f"--data {error}") from error
+        self.shards = tuple(path.name for path in sorted(self.directory.glob("shard-*.parquet")))
+
+    @property
+    def spec(self) -> str:
+        """The absolute path of the directory."""
+        return str(self.directory.resolve())
+
+    @property
+    def name(self) -> str:
+        """What its own data were called."""
+        return f"curated:{self._record.get('data', self.directory.name)}"
+
+    def __len__(self) -> int:
+        return int(self._record.get("kept", 0))
+
+    def __iter__(self) -> Iterator[RawSample | UnreadableFile]:
+        """Yield every kept image."""
+        for shard in self.shards:
+            yield from self.read_shard(shard)
+
+    def read_shard(self, shard: str) -> Iterator[RawSample | UnreadableFile]:
+        """Yield the images of one shard."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.directory / shard, pre_buffer=False, buffer_size=1 << 20) as file:
+                for batch in file.iter_batches(_BATCH_ROWS, columns=list(_COLUMNS)):
+                    yield from (_sample(row) for row in batch.to_pylist())
+        except (OSError, pa.ArrowException) as error:
+            yield UnreadableFile(shard, shard, Reason.DAMAGED_SHARD, one_line(error), False)
+
+    def fingerprint(self) -> str:
+        """Return the digest of the shards."""
+        storage = storage_at(str(self.directory))
+        return fingerprint_of((shard, storage.digest(shard)) for shard in self.shards)
+
+
+def _sample(row: dict) -> RawSample:
+    return RawSample(
+        id=row["id"],
+        image=row["image"]["bytes"],
+        source=row["source"],
+        licence=row["licence"],
+        captions=tuple(Caption(each["text"], each["kind"], each["model"]) for each in row["captions"]),
+        scene=row["scene"],
+        path=row["image"]["path"],
+    )

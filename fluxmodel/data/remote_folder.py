@@ -1,0 +1,135 @@
+"""A folder of images on a storage of fsspec: listed once, read one object at a time.
+
+Captions are found as in a folder on a disk: a sidecar NAME.txt, metadata.jsonl and metadata.csv.
+"""
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from posixpath import basename, dirname, join, normpath, splitext
+
+from fluxmodel.data.image_folder import IMAGE_SUFFIXES
+from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
+from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
+from fluxmodel.data.storage import Storage, fingerprint_of, one_line, printable
+from fluxmodel.errors import InputError
+
+_MAX_CAPTION_BYTES = 1_000_000
+
+
+class RemoteFolderSource:
+    """The images below a folder of a storage, in the order of their paths."""
+
+    is_procedural = False
+
+    def __init__(self, storage: Storage, paths: list[str], max_file_bytes: int = 256_000_000) -> None:
+        """Sort the paths by what they are, and read the metadata.
+
+        Raises:
+            InputError: there is no image among them, or a metadata file is unusable.
+        """
+        self.storage = storage
+        self.max_file_bytes = max_file_bytes
+        self._images = [path for path in paths if _suffix(path) in IMAGE_SUFFIXES]
+        self._metadata = [path for path in paths if basename(path) in METADATA_NAMES]
+        self._sidecars = {path for path in paths if _suffix(path) == ".txt"}
+        known = {*self._images, *self._metadata, *self._sidecars}
+        self.ignored = Counter(_suffix(path) for path in paths if path not in known)
+        self.problems: list[UnreadableFile] = []
+        if not self._images:
+            found = ", ".join(
+                f"{count} {suffix or 'without suffix'}" for suffix, count in self.ignored.items()
+            )
+            raise InputError(
+                f"--data {storage.url()}: no image, table or tar file in the folder (it holds {found or 'captions'})."
+            )
+        self._rows = self._read_rows()
+
+    @property
+    def spec(self) -> str:
+        """The URI of the folder."""
+        return self.storage.url()
+
+    @property
+    def name(self) -> str:
+        """What the artifact calls the source; it does not depend on where the folder lies."""
+        return f"folder:{printable(basename(self.storage.root.rstrip('/')))}"
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[RawSample | UnreadableFile]:
+        """Yield every image, then what is wrong with captions."""
+        problems: list[UnreadableFile] = []
+        for path in self._images:
+            yield self._read_image(path, problems)
+        yield from self.problems
+        yield from problems
+
+    def fingerprint(self) -> str:
+        """Return the digest over names and versions of all images and captions."""
+        paths = sorted([*self._images, *self._metadata, *self._sidecars])
+        return fingerprint_of((path, self.storage.digest(path)) for path in paths)
+
+    def _read_rows(self) -> dict[str, list[MetadataRow]]:
+        rows: dict[str, list[MetadataRow]] = defaultdict(list)
+        images = set(self._images)
+        for path in self._metadata:
+            for row in self._metadata_rows(path):
+                place = f"{path}:{row.line}"
+                if isinstance(row, BadRow):
+                    detail = f"line {row.line}: {row.detail}"
+                    self.problems.append(UnreadableFile(place, path, Reason.BAD_METADATA_ROW, detail, False))
+                elif (named := normpath(join(dirname(path), row.file_name))) in images:
+                    rows[named].append(row)
+                else:
+                    detail = f"line {row.line}: no image {row.file_name!r} in the folder"
+                    self.problems.append(UnreadableFile(place, path, Reason.MISSING_FILE, detail, False))
+        return dict(rows)
+
+    def _metadata_rows(self, path: str) -> list[MetadataRow | BadRow]:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / basename(path)
+            try:
+                with self.storage.open(path) as file:
+                    copy.write_bytes(file.read())
+            except OSError as error:
+                raise InputError(f"{self.storage.url(path)}: cannot be read ({one_line(error)}).") from error
+            try:
+                return read_metadata(copy)
+            except InputError as error:
+                raise InputError(str(error).replace(str(copy), self.storage.url(path))) from error
+
+    def _read_image(self, path: str, problems: list[UnreadableFile]) -> RawSample | UnreadableFile:
+        try:
+            if (size := self.storage.size(path)) > self.max_file_bytes:
+                detail = f"{size} bytes, at most {self.max_file_bytes} pass"
+                return UnreadableFile(path, path, Reason.FILE_TOO_LARGE, detail)
+            with self.storage.open(path) as file:
+                image = file.read()
+        except OSError as error:
+            return UnreadableFile(path, path, Reason.UNREADABLE, one_line(error))
+        rows = self._rows.get(path, [])
+        texts = [text for row in rows for text in row.texts]
+        sidecar = splitext(path)[0] + ".txt"
+        if sidecar in self._sidecars:
+            try:
+                with self.storage.open(sidecar) as file:
+                    texts.append(file.read(_MAX_CAPTION_BYTES).decode("utf-8-sig"))
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(
+                    UnreadableFile(sidecar, sidecar, Reason.BAD_CAPTION_FILE, one_line(error), False)
+                )
+        return RawSample(
+            id=path,
+            image=image,
+            source=next((row.source for row in rows if row.source), self.name),
+            licence=next((row.licence for row in rows if row.licence), None),
+            captions=tuple(Caption(text, "given") for text in texts),
+            path=path,
+        )
+
+
+def _suffix(path: str) -> str:
+    return splitext(path)[1].lower()
