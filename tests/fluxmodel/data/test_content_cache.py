@@ -16,6 +16,12 @@ from fluxmodel.data.content_cache import ContentCache, recipe_digest
 RECIPE = {"name": "tests", "transform": "none"}
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """A killed process loses nothing that was written; only a power cut asks for more, which no test can make."""
+    monkeypatch.setattr(os, "fdatasync", lambda file: None)
+
+
 def key_of(number):
     return hashlib.sha256(str(number).encode()).hexdigest()
 
