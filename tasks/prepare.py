@@ -27,7 +27,9 @@ def prepare(
 
 def _prepare(run: StageRun, part: str, job: TrainingJob, data: str, dataset: ArtifactRef | None) -> Outcome:
     place = run.path(dataset) if dataset is not None else data
-    final = run.launch("fluxmodel.training", placed(run, job, place, {}), job.world_size)
+    final = run.launch(
+        "fluxmodel.training", placed(run, job, place, {"cache": str(run.home.cache)}), job.world_size
+    )
     gave, metrics = read_card(final)
     return Outcome(final, gave, metrics)
 

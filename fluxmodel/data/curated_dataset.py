@@ -85,13 +85,17 @@ class ShardWriter:
 class CuratedDataset:
     """A curated dataset on disk; rows of a split always come in the same order."""
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, cache: str | Path | None = None) -> None:
         """Open the directory.
+
+        Args:
+            directory: of the artifact.
+            cache: folder of all caches; with one, an image decoded and fitted before is not decoded again.
 
         Raises:
             ArtifactError: it is no curated dataset, or a shard is missing or damaged.
         """
-        self.directory = Path(directory)
+        self.directory, self._cache = Path(directory), cache
         self._columns: dict[str, dict[str, list]] = {}
         try:
             self.record: dict = json.loads((self.directory / RECORD).read_text(encoding="utf-8"))
@@ -150,6 +154,27 @@ class CuratedDataset:
 
         Where the places `wanted` are given only those are decoded, in the order of the split.
         """
+        if self._cache is None:
+            yield from (image for _, image in self._decoded(split, wanted))
+            return
+        from fluxmodel.data.pixel_cache import PixelCache
+
+        places = range(self.num(split)) if wanted is None else sorted(wanted)
+        digests = self.pixel_digests(split)
+        with PixelCache(self._cache, self.image_size) as kept:
+            missing = {place for place in places if digests[place] not in kept}
+            decoded = self._decoded(split, missing) if missing else iter(())
+            for place in places:
+                image = None if place in missing else kept.image(digests[place])
+                if image is None and place not in missing:  # damaged where it was kept
+                    _, image = next(self._decoded(split, {place}))
+                elif image is None:
+                    _, image = next(decoded)
+                kept.put(digests[place], image.tobytes())
+                yield image
+
+    def _decoded(self, split: str, wanted: Collection[int] | None) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the places `wanted`, by default all, with their images, decoded and fitted."""
         from fluxmodel.data.decode import Refusal, decode, fit
 
         max_pixels = self.record["rules"]["max_pixels"]
@@ -157,7 +182,7 @@ class CuratedDataset:
             if wanted is not None and place not in wanted:
                 continue
             try:
-                yield fit(decode(row["image"]["bytes"], max_pixels), self.image_size)
+                yield place, fit(decode(row["image"]["bytes"], max_pixels), self.image_size)
             except Refusal as refusal:
                 raise ArtifactError(
                     f"{self.directory}: image {row['id']!r} is damaged ({refusal}); curate the data again."

@@ -58,7 +58,11 @@ def vary_looks(pool: ImagePool, share: float, seed: int) -> ImagePool:
 
 
 def load_pools(
-    data: str, num_train: int, num_validation: int, with_held_out: bool = False
+    data: str,
+    num_train: int,
+    num_validation: int,
+    with_held_out: bool = False,
+    cache: str | None = None,
 ) -> tuple[ImagePool, ImagePool]:
     """Return images to learn from and others to be judged on.
 
@@ -66,6 +70,7 @@ def load_pools(
         data: a procedural specification, or the directory of a curated dataset.
         num_train, num_validation: how many at most.
         with_held_out: whether scenes may have the pairs the base model never sees; evaluators must know them.
+        cache: folder of all caches; images of a dataset decoded before are read from there.
 
     Raises:
         InputError: the dataset has no training image.
@@ -76,7 +81,7 @@ def load_pools(
             draw_pool(source, num_train, 0, with_held_out),
             draw_pool(source, num_validation, 1, with_held_out),
         )
-    dataset = CuratedDataset(data)
+    dataset = CuratedDataset(data, cache)
     if dataset.num("train") == 0:
         raise InputError(
             f"{data}: curation kept no training image; look at its decisions and loosen the rules"

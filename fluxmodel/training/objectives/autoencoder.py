@@ -50,7 +50,9 @@ class AutoencoderObjective:
     def __init__(self, job: TrainingJob):
         self.job = job
         self.settings = AutoencoderSettings.model_validate(job.objective)
-        train, validation = load_pools(job.data, self.settings.num_images, self.settings.num_validation)
+        train, validation = load_pools(
+            job.data, self.settings.num_images, self.settings.num_validation, cache=job.inputs.get("cache")
+        )
         train = vary_looks(train, self.settings.varied_share, job.seed)
         self.train = torch.from_numpy(train.pixels)
         self.validation = to_signed(torch.from_numpy(validation.pixels))

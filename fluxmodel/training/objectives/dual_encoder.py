@@ -34,7 +34,11 @@ class DualEncoderObjective:
         self.job = job
         self.settings = DualEncoderSettings.model_validate(job.objective)
         train, self.validation = load_pools(
-            job.data, self.settings.num_images, self.settings.num_validation, with_held_out=True
+            job.data,
+            self.settings.num_images,
+            self.settings.num_validation,
+            with_held_out=True,
+            cache=job.inputs.get("cache"),
         )
         config = DualEncoderConfig(image_size=train.image_size, **job.model)
         tokenizer = build_tokenizer(train.captions, config.max_tokens)
