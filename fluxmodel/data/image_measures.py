@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fluxmodel.data import decode as decoding
 from fluxmodel.data import perceptual_hash as hashing
-from fluxmodel.data.decode import Refusal, decode
+from fluxmodel.data.decode import Refusal, decode, source_files
 from fluxmodel.data.perceptual_hash import color_signatures, perceptual_hashes, thumbnail
 from fluxmodel.data.records import Reason
 
@@ -109,7 +108,7 @@ def recipe() -> dict[str, object]:
     """Return what the measures depend on beside the bytes: the code that makes them, and what it decodes with."""
     from importlib.metadata import version
 
-    places = (__file__, decoding.__file__, hashing.__file__)
+    places = (__file__, hashing.__file__, *source_files())
     code = hashlib.sha256(b"".join(Path(str(place)).read_bytes() for place in places)).hexdigest()
     return {"name": "measurements", "code": code, "pillow": version("pillow"), "numpy": np.__version__}
 
