@@ -13,8 +13,9 @@ _MAX_CHARACTERS = 10_000
 
 
 def normalise(text: str) -> str:
-    """Return the text in Unicode NFC with runs of white space as one blank."""
-    return unicodedata.normalize("NFC", " ".join(text.split()))
+    """Return the text in Unicode NFC with runs of white space as one blank; one that is endless keeps its form."""
+    text = " ".join(text.split())
+    return text if len(text) > _MAX_CHARACTERS else unicodedata.normalize("NFC", text)
 
 
 def check_caption(text: str, rules: CurationRules) -> Reason | None:
@@ -22,6 +23,8 @@ def check_caption(text: str, rules: CurationRules) -> Reason | None:
     words = text.count(" ") + 1
     if not text:
         return Reason.EMPTY_CAPTION
+    if len(text) > _MAX_CHARACTERS:
+        return Reason.CAPTION_TOO_LONG
     if any(char == _REPLACEMENT or unicodedata.category(char) in _FORBIDDEN_CATEGORIES for char in text):
         return Reason.CONTROL_CHARACTERS
     if words < rules.min_caption_words:
@@ -36,9 +39,8 @@ def usable_captions(
     usable: dict[tuple[str, str], Caption] = {}
     first_reason: Reason | None = None
     for caption in captions:
-        is_endless = len(" ".join(caption.text.split())) > _MAX_CHARACTERS
-        text = "" if is_endless else normalise(caption.text)
-        reason = Reason.CAPTION_TOO_LONG if is_endless else check_caption(text, rules)
+        text = normalise(caption.text)
+        reason = check_caption(text, rules)
         first_reason = first_reason or reason
         if reason is None:
             usable.setdefault((text, caption.kind), Caption(text, caption.kind, caption.model))

@@ -1,5 +1,6 @@
 """Bytes become upright RGB pixels, or one typed refusal; never anything else."""
 
+import re
 from contextlib import suppress
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from fluxmodel.data.decode import Refusal, decode, decode_image, encode_png, fit
+from fluxmodel.data.decode import Refusal, decode, decode_image, encode_png, fit, source_files
 from fluxmodel.data.records import EXPLANATIONS, Reason
 from tests.fluxmodel.data.odd_images import DISPLAY_P3, rgb_profile, tiff
 from tests.fluxmodel.data.pictures import encoded, flipped, picture, png_declaring, raw_png
@@ -179,6 +180,17 @@ def test_an_error_of_any_kind_becomes_a_refusal(monkeypatch):
 
 def test_real_grey_in_the_last_corner_of_a_jpeg_is_no_missing_data():
     assert (decode(encoded(np.full((40, 40, 3), 128, np.uint8), "JPEG")) == 128).all()
+
+
+def test_the_code_behind_the_pixels_is_named_whole():
+    # Of its own package, the decoder imports nothing beyond these and what holds no code about pixels.
+    named = {path.stem for path in source_files()}
+    imported = {
+        name
+        for path in source_files()
+        for name in re.findall(r"^from fluxmodel\.data\.(\w+) import", path.read_text(), re.MULTILINE)
+    }
+    assert imported - named == {"records", "refusal"}
 
 
 def test_png_round_trip_is_the_identity():
