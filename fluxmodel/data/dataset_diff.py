@@ -30,6 +30,7 @@ class ChangedImage:
         old_id, new_id: its names.
         old, new: its encoded bytes, where it is shown.
         old_caption, new_caption: the first caption that the other side lacks.
+        verdict: what curation says of an image that is gone: the rule that drops it, or that the source lacks it.
     """
 
     old_id: str = ""
@@ -38,6 +39,7 @@ class ChangedImage:
     new: bytes = b""
     old_caption: str = ""
     new_caption: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def diff_datasets(old: str | Path, new: str | Path, num_shown: int = NUM_SHOWN) 
     chosen = {kind: pairs[:num_shown] for kind, pairs in kinds.items()}
     before = _bytes(old, {a for pairs in chosen.values() for a, _ in pairs if a})
     after = _bytes(new, {b for pairs in chosen.values() for _, b in pairs if b})
+    verdicts = _verdicts(old, left), _verdicts(new, right)
     changed = sum(len(kinds[kind]) for kind in ("replaced", "renamed", "recaptioned"))
     return DatasetDiff(
         num_old=len(left),
@@ -99,13 +102,18 @@ def diff_datasets(old: str | Path, new: str | Path, num_shown: int = NUM_SHOWN) 
         shown={
             kind: tuple(
                 ChangedImage(
-                    a, b, before.get(a, b""), after.get(b, b""), *_captions(left.get(a), right.get(b))
+                    a,
+                    b,
+                    before.get(a, b""),
+                    after.get(b, b""),
+                    *_captions(left.get(a), right.get(b)),
+                    "" if b else verdicts[1].get(a, ABSENT),
                 )
                 for a, b in pairs
             )
             for kind, pairs in chosen.items()
         },
-        decisions=_decision_changes(_verdicts(old, left), _verdicts(new, right)),
+        decisions=_decision_changes(*verdicts),
         rules=_rule_changes(CuratedDataset(old).record, CuratedDataset(new).record),
     )
 

@@ -92,6 +92,7 @@ def test_a_new_rule_tells_which_decisions_it_changed(before, tmp_path):
     assert (change.before, change.after, change.num_images) == ("kept", "caption", 11)
     assert len(change.examples) == 4
     assert diff.counts["removed"] == 11
+    assert {each.verdict for each in diff.shown["removed"]} == {"caption"}
 
 
 def test_what_left_the_source_is_no_decision_of_a_rule(before, tmp_path):
