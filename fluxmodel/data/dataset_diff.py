@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def _bytes(dataset: Path, wanted: set[str]) -> dict[str, bytes]:
 
     found: dict[str, bytes] = {}
     for shard in _shards(dataset) if wanted else ():
-        with pq.ParquetFile(shard) as file:
+        with _told(shard), pq.ParquetFile(shard) as file:
             for group in range(file.num_row_groups):
                 ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
                 here = [place for place, key in enumerate(ids) if key in wanted]
@@ -210,13 +211,20 @@ def _shards(dataset: Path) -> list[Path]:
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _told(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=columns):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say which file is damaged."""
+    import pyarrow as pa
+
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=4096, columns=columns):
-                yield from batch.to_pylist()
+        yield
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({type(error).__name__}); curate the data again."
