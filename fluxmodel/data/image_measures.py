@@ -11,14 +11,13 @@ import base64
 import functools
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fluxmodel.data import decode as decoding
-from fluxmodel.data import perceptual_hash as hashing
 from fluxmodel.data.decode import Refusal, decode
 from fluxmodel.data.perceptual_hash import color_signatures, perceptual_hashes, thumbnail
 from fluxmodel.data.records import Reason
@@ -109,9 +108,20 @@ def recipe() -> dict[str, object]:
     """Return what the measures depend on beside the bytes: the code that makes them, and what it decodes with."""
     from importlib.metadata import version
 
-    places = (__file__, decoding.__file__, hashing.__file__)
-    code = hashlib.sha256(b"".join(Path(str(place)).read_bytes() for place in places)).hexdigest()
+    code = hashlib.sha256(json.dumps(sources(), sort_keys=True).encode()).hexdigest()
     return {"name": "measurements", "code": code, "pillow": version("pillow"), "numpy": np.__version__}
+
+
+def sources() -> dict[str, str]:
+    """Return the source of this module and of all beside it that it imports, however far away."""
+    found: dict[str, str] = {}
+    waiting = [Path(__file__).stem]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+            waiting += re.findall(r"^\s*from fluxmodel\.data\.(\w+) import", found[name], re.MULTILINE)
+    return found
 
 
 def luminance_measures(pixels: np.ndarray) -> dict[str, float]:

@@ -18,6 +18,7 @@ from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
 from fluxmodel.data.thresholds import THRESHOLDS
 from fluxmodel.errors import ArtifactError, InputError
 from tests.fluxmodel.data.pictures import encoded, picture
+from tests.kit import run_python
 
 RULES = CurationRules()
 LARGE = {"width": 400, "height": 320}
@@ -111,6 +112,12 @@ def test_measures_survive_the_way_through_the_cache(data):
     assert ImageMeasures.from_bytes(found.to_bytes()[:-9]) is None
 
 
+def test_the_recipe_holds_all_code_that_measures():
+    code = "import sys, fluxmodel.data.image_measures\nprint(*(m for m in sys.modules if m.startswith('fluxmodel.data.')))"
+    loaded = {name.rsplit(".", 1)[-1] for name in run_python("-c", code).stdout.split()}
+    assert {"decode", "perceptual_hash"} < loaded <= image_measures.sources().keys()
+
+
 # The table
 
 
@@ -193,6 +200,8 @@ def test_every_preset_of_rules_is_valid_and_drops_what_it_is_for():
     for preset in RULE_PRESETS:
         choose_rules({}, preset, {})
     rules = choose_rules({}, "photos", {})
+    assert rules.min_sharpness
+    assert rules.min_entropy
     assert (
         luminance_measures(plain)["sharpness"]
         > rules.min_sharpness
