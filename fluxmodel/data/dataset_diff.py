@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class ChangedImage:
         old_id, new_id: its names.
         old, new: its encoded bytes, where it is shown.
         old_caption, new_caption: the first caption that the other side lacks.
+        verdict: what curation says of an image that is gone: the rule that drops it, or that the source lacks it.
     """
 
     old_id: str = ""
@@ -38,6 +40,7 @@ class ChangedImage:
     new: bytes = b""
     old_caption: str = ""
     new_caption: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def diff_datasets(old: str | Path, new: str | Path, num_shown: int = NUM_SHOWN) 
     chosen = {kind: pairs[:num_shown] for kind, pairs in kinds.items()}
     before = _bytes(old, {a for pairs in chosen.values() for a, _ in pairs if a})
     after = _bytes(new, {b for pairs in chosen.values() for _, b in pairs if b})
+    verdicts = _verdicts(old, left), _verdicts(new, right)
     changed = sum(len(kinds[kind]) for kind in ("replaced", "renamed", "recaptioned"))
     return DatasetDiff(
         num_old=len(left),
@@ -99,13 +103,18 @@ def diff_datasets(old: str | Path, new: str | Path, num_shown: int = NUM_SHOWN) 
         shown={
             kind: tuple(
                 ChangedImage(
-                    a, b, before.get(a, b""), after.get(b, b""), *_captions(left.get(a), right.get(b))
+                    a,
+                    b,
+                    before.get(a, b""),
+                    after.get(b, b""),
+                    *_captions(left.get(a), right.get(b)),
+                    "" if b else verdicts[1].get(a, ABSENT),
                 )
                 for a, b in pairs
             )
             for kind, pairs in chosen.items()
         },
-        decisions=_decision_changes(_verdicts(old, left), _verdicts(new, right)),
+        decisions=_decision_changes(*verdicts),
         rules=_rule_changes(CuratedDataset(old).record, CuratedDataset(new).record),
     )
 
@@ -148,7 +157,7 @@ def _bytes(dataset: Path, wanted: set[str]) -> dict[str, bytes]:
 
     found: dict[str, bytes] = {}
     for shard in _shards(dataset) if wanted else ():
-        with pq.ParquetFile(shard) as file:
+        with _told(shard), pq.ParquetFile(shard) as file:
             for group in range(file.num_row_groups):
                 ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
                 here = [place for place, key in enumerate(ids) if key in wanted]
@@ -202,13 +211,20 @@ def _shards(dataset: Path) -> list[Path]:
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _told(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=columns):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say which file is damaged."""
+    import pyarrow as pa
+
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=4096, columns=columns):
-                yield from batch.to_pylist()
+        yield
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({type(error).__name__}); curate the data again."

@@ -59,8 +59,7 @@ def document(diff: DatasetDiff, old: str, new: str) -> str:
 
 def _decisions(diff: DatasetDiff) -> str:
     rules = [
-        [escape(plain(name)), escape(str(before)), escape(str(after))]
-        for name, (before, after) in diff.rules.items()
+        [escape(plain(name)), _value(before), _value(after)] for name, (before, after) in diff.rules.items()
     ]
     rows = [
         [
@@ -101,7 +100,7 @@ def _figures(kind: str, number: int, each: ChangedImage, pictures: Pictures) -> 
     """One picture of an image, or two where its pixels differ."""
     old, new = (kind, "old", number), (kind, "new", number)
     if kind == "removed":
-        return [pictures.figure(old, each.old_id, [each.old_caption], "dropped")]
+        return [pictures.figure(old, each.old_id, [each.old_caption, plain(each.verdict)], "dropped")]
     if kind == "replaced":
         before = pictures.figure(old, each.old_id, ["before", each.old_caption], "dropped")
         return [before, pictures.figure(new, each.new_id, ["after", each.new_caption], "kept")]
@@ -110,3 +109,7 @@ def _figures(kind: str, number: int, each: ChangedImage, pictures: Pictures) -> 
     if kind == "recaptioned":
         return [pictures.figure(new, each.new_id, [f"was: {each.old_caption}", f"is: {each.new_caption}"])]
     return [pictures.figure(new, each.new_id, [each.new_caption], "kept")]
+
+
+def _value(value: object) -> str:
+    return "off" if value is None else escape(str(value))

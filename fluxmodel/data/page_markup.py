@@ -143,7 +143,7 @@ body{margin:0;background:#fff;color:var(--ink);font:16px/1.5 system-ui,-apple-sy
 main{max-width:70rem;margin:0 auto;padding:2.4rem 1.25rem 5rem}
 h1{font-size:clamp(1.4rem,4vw,2.1rem);line-height:1.2;letter-spacing:-.015em;margin:0 0 .8rem;overflow-wrap:anywhere}
 h2{font-size:1.3rem;margin:0 0 .3rem}h3{font-size:1rem;margin:.6rem 0 .3rem}
-section{margin-top:3.2rem;scroll-margin-top:1rem}p{margin:.3rem 0 1rem;max-width:46rem}
+section{margin-top:3.2rem;scroll-margin-top:1rem}p{margin:.3rem 0 1rem;max-width:46rem;overflow-wrap:anywhere}
 .lead,.note{color:var(--soft)}.note{font-size:.88rem}a{color:var(--blue);text-decoration:none}
 nav{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;padding:.6rem 0;margin:1.2rem 0 0;font-size:.9rem;
 border-top:1px solid var(--line);border-bottom:1px solid var(--line)}

@@ -1,5 +1,6 @@
 """The diff of two curated datasets: exactly what was done to the source is told, each change once."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -92,6 +93,7 @@ def test_a_new_rule_tells_which_decisions_it_changed(before, tmp_path):
     assert (change.before, change.after, change.num_images) == ("kept", "caption", 11)
     assert len(change.examples) == 4
     assert diff.counts["removed"] == 11
+    assert {each.verdict for each in diff.shown["removed"]} == {"caption"}
 
 
 def test_what_left_the_source_is_no_decision_of_a_rule(before, tmp_path):
@@ -124,3 +126,23 @@ def test_a_dataset_without_decisions_is_refused_with_the_cure(before, tmp_path):
     (tmp_path / "old" / "decisions.parquet").unlink()
     with pytest.raises(ArtifactError, match=r"decisions.parquet cannot be read .*curate the data again"):
         diff_datasets(tmp_path / "old", before / "old")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: data[:-300] + bytes(300)]
+)
+def test_a_damaged_shard_is_named(before, tmp_path, damage):
+    shutil.copytree(before / "old", tmp_path / "old")
+    shard = tmp_path / "old" / "shard-00000.parquet"
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(ArtifactError, match=r"shard-00000.parquet cannot be read"):
+        diff_datasets(tmp_path / "old", before / "old")
+
+
+def test_a_damaged_image_has_no_picture_and_stops_nothing(before, tmp_path):
+    diff = changed(before, tmp_path, replace_add_and_recaption)
+    [replaced] = diff.shown["replaced"]
+    torn = dataclasses.replace(
+        diff, shown={**diff.shown, "replaced": (dataclasses.replace(replaced, old=b"torn"),)}
+    )
+    assert document(torn, "old", "new").count("no picture") == 1
