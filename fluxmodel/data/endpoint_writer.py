@@ -81,7 +81,7 @@ class EndpointWriter:
             self._endpoint.stop()
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits for requests under way: nothing of them is left behind
         return [results[index] for index in range(len(images))]
 
     def _one(self, image: np.ndarray) -> Result:

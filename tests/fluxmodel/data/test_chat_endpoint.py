@@ -152,21 +152,21 @@ def test_retry_after_is_obeyed_and_pauses_are_drawn_within_a_doubling_span(monke
     assert len(set(pauses)) == 5
 
 
-@pytest.mark.parametrize(
-    ("said", "seconds"),
-    [
-        ("3", 3),
-        ("0.5", 0.5),
-        ("-1", 0),
-        ("1e9", 120),
-        ("nan", None),
-        ("soon", None),
-        ("", None),
-        (None, None),
-        ("Fri, 01 Jan 2021 00:00:00 GMT", 0),
-        ("Fri, 01 Jan 2199 00:00:00 GMT", 120),
-    ],  # fmt: skip
-)
+RETRY_AFTER = [
+    ("3", 3),
+    ("0.5", 0.5),
+    ("-1", 0),
+    ("1e9", 120),
+    ("nan", None),
+    ("soon", None),
+    ("", None),
+    (None, None),
+    ("Fri, 01 Jan 2021 00:00:00 GMT", 0),
+    ("Fri, 01 Jan 2199 00:00:00 GMT", 120),
+]
+
+
+@pytest.mark.parametrize(("said", "seconds"), RETRY_AFTER)
 def test_retry_after_is_read_in_both_its_forms(said, seconds):
     assert chat_endpoint._wait(said) == seconds
 
