@@ -2,6 +2,7 @@
 
 import time
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def hasty(monkeypatch):
     monkeypatch.delenv(KEY, raising=False)
 
 
-def written(behave, more="&attempts=3", models=("tiny",), **given):
+def written(behave, more="&attempts=3", models=("tiny",), **given) -> tuple[list[Any], ChatStub]:
     """Caption the images by a stub; return the results and the stub."""
     with ChatStub(behave, models) as stub, closing(EndpointWriter(stub.address + more, **given)) as writer:
         return writer.write(IMAGES, IDS), stub

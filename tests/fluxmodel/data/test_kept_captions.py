@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,13 +178,14 @@ def test_too_many_failures_fail_the_stage_and_what_was_written_is_kept(dataset, 
             return completion(brightness(image))
         return {"status": 500, "body": b"out of order"}
 
-    with ChatStub(breaking) as stub:
-        stub.mended = False  # type: ignore[attr-defined]
+    stub: Any = ChatStub(breaking)
+    with stub:
+        stub.mended = False
         with pytest.raises(StageError, match=match) as caught:
             captioned(dataset, stub, tmp_path / "out", tmp_path / "cache", **changes)
         assert "What was written is kept" in str(caught.value)
         assert "\n" not in str(caught.value)
-        stub.mended = True  # type: ignore[attr-defined]
+        stub.mended = True
         stub.asked.clear()
         captioned(dataset, stub, tmp_path / "out", tmp_path / "cache", **changes)
         assert len(stub.asked) == NUM - 10
@@ -211,9 +213,9 @@ def test_equal_pixels_are_asked_about_once_and_settings_part_what_is_kept(tmp_pa
     images = np.zeros((4, 2, 2, 3), np.uint8)
     images[1] += 9
     for recipe, seen in (({"a": 1}, ["0", "1"]), ({"a": 1}, []), ({"a": 2}, ["0", "1"])):
-        writer = Counting(**recipe)
+        writer: Any = Counting(**recipe)
         kept = KeptCaptions(writer, tmp_path, FailureBudget(4, 0, 0))
-        assert [r.text for r in kept.write(images, list("0123"))] == [brightness(i) for i in images]
+        assert kept.write(images, list("0123")) == [Written(brightness(i), -1.0, 3) for i in images]
         kept.close()
         assert writer.seen == seen
 
