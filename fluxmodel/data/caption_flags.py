@@ -1,4 +1,4 @@
-"""What may be wrong with a written caption, each a flag: it refuses, runs in a loop, is cut off, is too long to be read.
+"""What may be wrong with a written caption, each a flag: it refuses, runs in a loop, is cut off, is too long.
 
 A flag is a suspicion by plain rules on the text and on how its writer came to its end; `UNFIT` names those that are
 never learned from where an image has another caption.

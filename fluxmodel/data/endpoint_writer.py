@@ -48,8 +48,9 @@ class EndpointWriter:
         except BaseException:
             self.close()
             raise
-        self.text = prompt or PROMPT
-        self.prompt_hash = hashlib.sha256(self.text.encode()).hexdigest()[:12]
+        self._question = prompt or PROMPT
+        self.text: str | None = self._question
+        self.prompt_hash = hashlib.sha256(self._question.encode()).hexdigest()[:12]
         self.recipe: dict[str, Any] = {"max_tokens": given.max_tokens}
         identity = {"model": self.name, "said": stable, **self.recipe}
         self.revision = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -81,12 +82,12 @@ class EndpointWriter:
             self._endpoint.stop()
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits for requests under way: nothing of them is left behind
         return [results[index] for index in range(len(images))]
 
     def _one(self, image: np.ndarray) -> Result:
         try:
-            return _written(self._endpoint.chat(self.name, self.text, _data_url(image)))
+            return _written(self._endpoint.chat(self.name, self._question, _data_url(image)))
         except CallError as error:
             return CaptionFailure(error.reason, error.detail)
 

@@ -176,7 +176,7 @@ class Captioner:
             **inputs,
             do_sample=False,
             num_beams=1,
-            max_new_tokens=self.max_tokens,
+            max_new_tokens=self._room(inputs.get("input_ids")),
             return_dict_in_generate=True,
             output_logits=True,
         )
@@ -189,6 +189,13 @@ class Captioner:
         counts, ended = counted.sum(1).tolist(), self._ends(tokens).any(1).tolist()
         for text, score, count, end in zip(texts, scores.tolist(), counts, ended, strict=True):
             yield Written(" ".join(text.split()), score, int(count), "end" if end else "length")
+
+    def _room(self, asked: Tensor | None) -> int:
+        """Return how many tokens may be written behind a question: places are learned, and there is none beyond."""
+        places = getattr(getattr(self.model.config, "text_config", None), "max_position_embeddings", None)
+        if asked is None or places is None:
+            return self.max_tokens
+        return max(1, min(self.max_tokens, places - asked.shape[1]))
 
     def _ends(self, tokens: Tensor) -> Tensor:
         return torch.isin(tokens, torch.tensor(self._end_ids()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,9 +128,9 @@ def narrow(tmp_path, monkeypatch):
         return caption(self, images, batch_size)
 
     monkeypatch.setattr(Captioner, "caption", limited)
-    narrow_writer = DirectoryWriter(tmp_path, batch_size=len(IMAGES))
-    narrow_writer.error = torch.OutOfMemoryError("CUDA out of memory")  # type: ignore[attr-defined]
-    narrow_writer.sizes = sizes  # type: ignore[attr-defined]
+    narrow_writer: Any = DirectoryWriter(tmp_path, batch_size=len(IMAGES))
+    narrow_writer.error = torch.OutOfMemoryError("CUDA out of memory")
+    narrow_writer.sizes = sizes
     return narrow_writer
 
 

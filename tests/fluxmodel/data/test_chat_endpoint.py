@@ -2,6 +2,7 @@
 
 import time
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def hasty(monkeypatch):
     monkeypatch.delenv(KEY, raising=False)
 
 
-def written(behave, more="&attempts=3", models=("tiny",), **given):
+def written(behave, more="&attempts=3", models=("tiny",), **given) -> tuple[list[Any], ChatStub]:
     """Caption the images by a stub; return the results and the stub."""
     with ChatStub(behave, models) as stub, closing(EndpointWriter(stub.address + more, **given)) as writer:
         return writer.write(IMAGES, IDS), stub
@@ -152,21 +153,21 @@ def test_retry_after_is_obeyed_and_pauses_are_drawn_within_a_doubling_span(monke
     assert len(set(pauses)) == 5
 
 
-@pytest.mark.parametrize(
-    ("said", "seconds"),
-    [
-        ("3", 3),
-        ("0.5", 0.5),
-        ("-1", 0),
-        ("1e9", 120),
-        ("nan", None),
-        ("soon", None),
-        ("", None),
-        (None, None),
-        ("Fri, 01 Jan 2021 00:00:00 GMT", 0),
-        ("Fri, 01 Jan 2199 00:00:00 GMT", 120),
-    ],  # fmt: skip
-)
+RETRY_AFTER = [
+    ("3", 3),
+    ("0.5", 0.5),
+    ("-1", 0),
+    ("1e9", 120),
+    ("nan", None),
+    ("soon", None),
+    ("", None),
+    (None, None),
+    ("Fri, 01 Jan 2021 00:00:00 GMT", 0),
+    ("Fri, 01 Jan 2199 00:00:00 GMT", 120),
+]
+
+
+@pytest.mark.parametrize(("said", "seconds"), RETRY_AFTER)
 def test_retry_after_is_read_in_both_its_forms(said, seconds):
     assert chat_endpoint._wait(said) == seconds
 
