@@ -169,8 +169,8 @@ def _ours(folder: Path, output: Path) -> dict:
 def _peer(folder: Path, output: Path) -> dict:
     """`datasets.map` with ImageHash, cleanvision's checks, and the parquet file of what neither objects to."""
     import datasets
-    import imagehash
-    from cleanvision import Imagelab
+    import imagehash  # pyright: ignore[reportMissingImports]
+    from cleanvision import Imagelab  # pyright: ignore[reportMissingImports]
 
     datasets.disable_progress_bars()
     datasets.disable_caching()
