@@ -5,6 +5,7 @@ import json
 import tarfile
 import tracemalloc
 from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +31,7 @@ def write_table(path, rows_a_group: int = 2, **columns) -> str:
     return str(path)
 
 
-def write_tar(path, *members, mode: str = "w") -> str:
+def write_tar(path, *members, mode: Literal["w", "w:gz"] = "w") -> str:
     """Members are (name, data) or TarInfo without data."""
     with tarfile.open(path, mode) as tar:
         for member in members:
@@ -47,6 +48,10 @@ def special(name: str, kind: bytes) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, "/etc/passwd"
     return info
+
+
+def opened(data) -> Any:
+    return open_source(str(data))
 
 
 def samples(data) -> list[RawSample]:
@@ -109,15 +114,15 @@ def source_of_six(request, tmp_path):
 
 
 def test_every_form_gives_the_same_pictures_and_captions_again_and_again(source_of_six):
-    source = open_source(source_of_six)
+    source = opened(source_of_six)
     first, second = list(source), list(source)
-    assert first == second == list(open_source(source.spec))
+    assert first == second == list(opened(source.spec))
     assert all(isinstance(item, RawSample) for item in first)
     assert [item.image for item in first] == PICTURES
     assert [item.captions[0].text for item in first] == [f"picture {number}" for number in range(6)]
     assert len({item.id for item in first}) == 6
     assert len(source) == (0 if source.spec.startswith("hf:") else 6)
-    assert open_source(source.spec).fingerprint() == source.fingerprint()
+    assert opened(source.spec).fingerprint() == source.fingerprint()
 
 
 def test_a_source_can_be_read_shard_by_shard(tmp_path):
@@ -125,7 +130,7 @@ def test_a_source_can_be_read_shard_by_shard(tmp_path):
         write_table(tmp_path / f"{number}.parquet", image=structs(PICTURES[number * 2 : number * 2 + 2]))
         write_tar(tmp_path / f"{number}.tar", ("a.png", PICTURES[number]))
     for pattern in ("{0..2}.parquet", "{0..2}.tar"):
-        source = open_source(str(tmp_path / pattern))
+        source = opened(str(tmp_path / pattern))
         assert len(source.shards) == 3
         assert [item for shard in source.shards for item in source.read_shard(shard)] == list(source)
 
@@ -133,9 +138,9 @@ def test_a_source_can_be_read_shard_by_shard(tmp_path):
 def test_the_fingerprint_of_a_table_follows_the_images_it_names(tmp_path):
     (tmp_path / "a.dat").write_bytes(PICTURES[0])
     data = write_table(tmp_path / "a.parquet", image_path=["a.dat"])
-    before = open_source(data).fingerprint()
+    before = opened(data).fingerprint()
     (tmp_path / "a.dat").write_bytes(PICTURES[1])
-    assert open_source(data).fingerprint() != before
+    assert opened(data).fingerprint() != before
 
 
 @pytest.mark.parametrize(
@@ -214,7 +219,7 @@ def test_a_file_that_is_no_table_is_refused_by_name_and_its_neighbours_are_read(
 def test_a_folder_of_wrong_files_is_one_sentence(tmp_path, make, said):
     make(tmp_path)
     with pytest.raises(InputError, match=said):
-        open_source(str(tmp_path))
+        opened(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +241,7 @@ def test_a_folder_of_wrong_files_is_one_sentence(tmp_path, make, said):
 )
 def test_what_cannot_be_opened_is_said_in_one_sentence(data, said):
     with pytest.raises(InputError, match=said) as caught:
-        open_source(data)
+        opened(data)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -251,7 +256,7 @@ def test_a_missing_storage_package_is_named_with_its_cure(monkeypatch):
     with pytest.raises(
         InputError, match=r"s3:// needs a package that is missing \(Install s3fs.*fluxline\[store\]"
     ):
-        open_source("s3://bucket/images")
+        opened("s3://bucket/images")
 
 
 def test_every_member_of_a_hostile_tar_is_accounted_for_and_nothing_is_written(tmp_path, monkeypatch):
@@ -286,7 +291,7 @@ def test_every_member_of_a_hostile_tar_is_accounted_for_and_nothing_is_written(t
         ("good.json", json.dumps({"caption": "ok", "url": "web"}).encode()),
     )
     before = sorted(tmp_path.rglob("*"))
-    source = open_source(str(shards), max_file_bytes=50_000)
+    source: Any = open_source(str(shards), max_file_bytes=50_000)
     items = list(source)
     assert sorted(tmp_path.rglob("*")) == before
     reasons = {
@@ -334,7 +339,7 @@ def test_a_member_that_declares_a_terabyte_takes_no_memory(tmp_path, kind):
     (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(5_000_000))
     write_tar(tmp_path / "b.tar", ("good.png", PICTURES[1]))
     tracemalloc.start()
-    items = list(open_source(str(tmp_path)))
+    items = list(opened(str(tmp_path)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4_000_000
@@ -356,7 +361,7 @@ def test_memory_does_not_grow_with_the_source(tmp_path, form):
         else:
             data = write_tar(tmp_path / f"{count}.tar", *((f"{i}.png", each) for i, each in enumerate(blobs)))
         del blobs
-        source = open_source(data)
+        source = opened(data)
         tracemalloc.start()
         pool = pa.default_memory_pool()
         before, most = pool.bytes_allocated(), 0
@@ -377,7 +382,7 @@ def test_a_curated_data_set_is_a_source_with_captions_and_provenance(tmp_path):
     (tmp_path / "curated").mkdir()
     report = curate(data, RULES, tmp_path / "curated")
     assert (report.seen, report.kept, report.dropped) == (12, 6, {"exact_duplicate": 6})
-    source = open_source(str(tmp_path / "curated"))
+    source = opened(str(tmp_path / "curated"))
     assert [item.image for item in source] == PICTURES
     first = next(iter(source))
     assert (first.captions[0].text, first.licence, first.source) == ("some text", "MIT", "table:a.parquet")
@@ -386,7 +391,7 @@ def test_a_curated_data_set_is_a_source_with_captions_and_provenance(tmp_path):
     assert curate(source.spec, RULES, tmp_path / "again").kept == 6
     next((tmp_path / "curated").glob("shard-*")).unlink()
     with pytest.raises(InputError, match="0 shards where 1"):
-        open_source(source.spec)
+        opened(source.spec)
 
 
 def mixture(folder, *sources: dict) -> str:
@@ -397,7 +402,7 @@ def mixture(folder, *sources: dict) -> str:
 def test_a_mixture_reads_paths_with_any_character_and_makes_ids_unique(tmp_path):
     write_table(tmp_path / "a + b*2" / "x.parquet", image=structs())
     data = mixture(tmp_path, {"data": "a + b*2"}, {"data": "a + b*2/x.parquet", "name": "again"})
-    source = open_source(data)
+    source = opened(data)
     assert [item.id for item in source][::6] == ["1/x.parquet#000000000", "again/x.parquet#000000000"]
     assert len(source) == 12
     assert source.name == "mixture:mix.yaml"
@@ -406,31 +411,28 @@ def test_a_mixture_reads_paths_with_any_character_and_makes_ids_unique(tmp_path)
 def test_an_image_of_half_the_weight_is_learned_from_half_as_often(tmp_path):
     write_tar(tmp_path / "a.tar", *((f"{number:04d}.png", b"x") for number in range(1000)))
     data = mixture(tmp_path, {"data": "a.tar", "weight": 3}, {"data": "a.tar", "weight": 1.5})
-    source = open_source(data)
+    source = opened(data)
     ids = [item.id for item in source]
     light = sum(item.startswith("2/") for item in ids)
     assert sum(item.startswith("1/") for item in ids) == 1000
     assert 440 < light < 560  # 500, with a standard deviation of 16
     assert source.ignored == {"left out by weight: 2": 1000 - light}
-    assert ids == [item.id for item in open_source(data)]
+    assert ids == [item.id for item in opened(data)]
     assert len(source) == 1500
 
 
 def test_the_fingerprint_of_a_mixture_follows_weights_and_contents(tmp_path):
     write_tar(tmp_path / "a.tar", ("a.png", PICTURES[0]))
-    plain = open_source(mixture(tmp_path, {"data": "a.tar"}, {"data": "a.tar"})).fingerprint()
+    plain = opened(mixture(tmp_path, {"data": "a.tar"}, {"data": "a.tar"})).fingerprint()
     assert (
-        open_source(
+        opened(
             mixture(tmp_path, {"data": "./a.tar", "weight": 7}, {"data": "a.tar", "weight": 7})
         ).fingerprint()
         == plain
     )
-    assert (
-        open_source(mixture(tmp_path, {"data": "a.tar"}, {"data": "a.tar", "weight": 2})).fingerprint()
-        != plain
-    )
+    assert opened(mixture(tmp_path, {"data": "a.tar"}, {"data": "a.tar", "weight": 2})).fingerprint() != plain
     write_tar(tmp_path / "a.tar", ("a.png", PICTURES[1]))
-    assert open_source(mixture(tmp_path, {"data": "a.tar"}, {"data": "a.tar"})).fingerprint() != plain
+    assert opened(mixture(tmp_path, {"data": "a.tar"}, {"data": "a.tar"})).fingerprint() != plain
 
 
 @pytest.mark.parametrize(
@@ -451,7 +453,7 @@ def test_the_fingerprint_of_a_mixture_follows_weights_and_contents(tmp_path):
 def test_a_wrong_mixture_is_one_sentence(tmp_path, text, said):
     (tmp_path / "mix.yaml").write_text(text)
     with pytest.raises(InputError, match=said):
-        open_source(str(tmp_path / "mix.yaml"))
+        opened(str(tmp_path / "mix.yaml"))
 
 
 @pytest.fixture
@@ -477,14 +479,14 @@ def test_uris_are_read_as_the_disk_is(memory, tmp_path):
     memory.pipe("/bucket/images/metadata.jsonl", b'{"file_name": "deep/a.png", "text": "a row"}\n{oops\n')
     assert [item.image for item in samples("memory://bucket/tables")] == PICTURES
     assert [item.image for item in samples("memory://bucket/tars/a-{0..0}.tar")] == PICTURES[:1]
-    source = open_source("memory://bucket/images")
+    source = opened("memory://bucket/images")
     image, problem = list(source)
     assert (image.id, [caption.text for caption in image.captions]) == ("deep/a.png", ["a row", "a sidecar"])
     assert problem.reason == Reason.BAD_METADATA_ROW
-    assert list(open_source(source.spec)) == list(source)
+    assert list(opened(source.spec)) == list(source)
     before = source.fingerprint()
     memory.pipe("/bucket/images/deep/a.png", PICTURES[1])
-    assert open_source(source.spec).fingerprint() != before
+    assert opened(source.spec).fingerprint() != before
     assert [item.image for item in samples(f"file://{table}")] == PICTURES
 
 
@@ -498,7 +500,7 @@ def test_a_hub_data_set_that_cannot_be_reached_is_one_sentence(monkeypatch):
     with pytest.raises(
         InputError, match=r"'org/name' cannot be reached on the hub \(offline\); check its name"
     ):
-        open_source("hf:org/name")
+        opened("hf:org/name")
 
 
 @pytest.mark.parametrize(
@@ -508,7 +510,7 @@ def test_a_hub_data_set_that_cannot_be_reached_is_one_sentence(monkeypatch):
 def test_a_wrong_part_of_a_hub_data_set_is_named(tmp_path, query, said):
     write_table(tmp_path / "train.parquet", image=structs(), number=list(range(6)))
     with pytest.raises(InputError, match=said):
-        open_source(f"hf:{tmp_path}?{query}")
+        opened(f"hf:{tmp_path}?{query}")
 
 
 def test_a_row_of_the_hub_names_no_file_outside(tmp_path):
