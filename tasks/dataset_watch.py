@@ -96,8 +96,13 @@ def look(
     """
     now = time.time() if now is None else now
     source = open_source(data)
-    if not isinstance(source, FolderSource):
+    if source.is_procedural:
         raise InputError(f"data is {data!r}, which never changes; name a folder of images to watch.")
+    if not isinstance(source, FolderSource):
+        raise InputError(
+            f"data is {data!r}, which is no folder of image files on a disk, and no other is watched; "
+            "put `retrain` on a schedule instead: it does nothing while the data are the same."
+        )
     _require_whole(source)
     place = home.watches / f"{hashlib.sha256(source.spec.encode()).hexdigest()[:16]}.json"
     with _alone(place, source.spec):

@@ -141,7 +141,7 @@ def find_columns(schema: pa.Schema, place: str, image: str | None = None, text: 
     Raises:
         InputError: no column holds images, or a column that was named is not there.
     """
-    kinds = {field.name: kind for field in schema if (kind := _kind(field.type))}
+    kinds: dict[str, Kind] = {field.name: kind for field in schema if (kind := _kind(field.type))}
     for wanted, what in ((image, "image"), (text, "text")):
         if wanted is not None and wanted not in schema.names:
             raise InputError(

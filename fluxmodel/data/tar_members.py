@@ -79,8 +79,6 @@ def read_members(file: IO[bytes], limit: int) -> Iterator[Member]:
 def _header(file: IO[bytes], position: int) -> tarfile.TarInfo | None:
     """Read one header; None at the end of the archive."""
     block = file.read(_BLOCK)
-    if not block and position:
-        return None
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
     except tarfile.EOFHeaderError:  # pyright: ignore[reportAttributeAccessIssue]

@@ -220,3 +220,12 @@ def test_a_ruined_note_is_one_sentence(watch):
     with pytest.raises(InputError, match="remove it, and the next look counts as the first"):
         watch.look()
     json.dumps(watch.told)
+
+
+def test_a_table_is_not_watched_and_the_cure_is_said(home, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="no other is watched; put `retrain` on a schedule"):
+        look(home, str(tmp_path / "a.parquet"), 1, lambda change: None)
