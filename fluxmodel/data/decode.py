@@ -10,11 +10,9 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from fluxmodel.data import color_profile, deep_pixels, image_header
 from fluxmodel.data.color_profile import ProfileUse, rgb_of
 from fluxmodel.data.deep_pixels import rounded_to_bytes
 from fluxmodel.data.image_header import (
@@ -38,7 +36,6 @@ __all__ = [
     "decode_image",
     "encode_png",
     "fit",
-    "source_files",
 ]
 
 # Formats that Pillow decodes by itself; EPS and its kin would start other programs.
@@ -103,12 +100,6 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedImage:
         text = " ".join(str(error).split())[:200] or type(error).__name__
         reason = Reason.TRUNCATED if isinstance(error, EOFError) else reason_of(text)
         raise Refusal(reason, text) from error
-
-
-def source_files() -> tuple[Path, ...]:
-    """Return the files of code that decide which pixels come out: what is kept by content depends on them."""
-    modules = (color_profile, deep_pixels, image_header)
-    return (Path(__file__), *(Path(str(module.__file__)) for module in modules))
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:

@@ -111,12 +111,13 @@ class CaptionerObjective:
         everywhere = CaptionTally.of(texts, scenes).figures()
         picked = [(t, s) for t, s, unseen in zip(texts, scenes, is_unseen, strict=True) if unseen]
         unseen = CaptionTally.of([t for t, _ in picked], [s for _, s in picked]).figures()
+        scores = [w.score for w in written if w.score is not None]
         return {
             "f1": everywhere["f1"],
             "exact": everywhere["exact"],
             "unseen_f1": unseen["f1"],
             "unseen_exact": unseen["exact"],
-            "mean_score": sum(w.score for w in written) / len(written),
+            "mean_score": sum(scores) / len(scores),
             "parameters": float(sum(p.numel() for p in self.model.parameters())),
         }
 

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -235,7 +234,7 @@ def test_two_processes_killed_in_the_middle_lose_only_what_they_had_not_flushed(
             now.close()
         now.close()
         for worker in workers:
-            os.kill(worker.pid, signal.SIGKILL)
+            worker.kill()
             worker.join()
     with cache_at(tmp_path) as cache:
         for first in firsts:
