@@ -45,11 +45,11 @@ class GateSettings(BaseModel):
     latency_ratio: float = Field(
         default=1.1, ge=0, description="Most time an image may take, by the champion's; 0 asks nothing."
     )
-    max_leakage: float | None = Field(
-        default=None,
+    max_leakage: float = Field(
+        default=1,
         ge=0,
         le=1,
-        description="Most of the evaluation that may have a near twin in training, as a share; null asks nothing.",
+        description="Most of the evaluation that may have a near twin in training, as a share; 1 asks nothing.",
     )
     yearly_alpha: float = Field(
         default=0.05, gt=0, lt=1, description="Probability of a false promotion in a year of gates, at most."

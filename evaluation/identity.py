@@ -16,8 +16,8 @@ from fluxmodel.errors import ArtifactError, IncomparableError
 
 # The sources whose change may change a number; drawing grids and pages does not.
 _MEASURING = (
-    "baselines.py", "calibration.py", "caption_retrieval.py", "clip_score.py", "contestants.py", "contrast.py",
-    "curves.py", "distribution.py", "drawing_cost.py", "entrant.py", "feature_cache.py", "features.py",
+    "baselines.py", "calibration.py", "caption_retrieval.py", "clip_score.py", "contamination.py", "contestants.py",
+    "contrast.py", "curves.py", "distribution.py", "drawing_cost.py", "entrant.py", "feature_cache.py", "features.py",
     "frechet.py", "geneval.py", "given_groups.py", "groups.py", "inception.py", "instruments.py", "kid.py",
     "manifold.py", "measurements.py", "mind.py", "nearest.py", "own_prompts.py", "prompt_files.py", "prompts.py",
     "resize.py", "sampler.py", "scene_judge.py", "statistics.py", "straightness.py", "style.py", "templates.py",

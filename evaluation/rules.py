@@ -217,7 +217,7 @@ def threshold_rules(metrics: Mapping[str, Measurement], thresholds: Mapping[str,
 def leakage_rules(found: Mapping[str, Any] | None, settings: GateSettings) -> list[Rule]:
     """No more of the evaluation with a near twin in training than asked; where asked, an unmeasured one is open."""
     most = settings.max_leakage
-    if most is None:
+    if most >= 1:
         return []
     asked = f"at most {most:.2%} of evaluation images and prompts with a near twin in training"
     if not found:

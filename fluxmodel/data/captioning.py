@@ -131,13 +131,17 @@ def caption_dataset(
     write_rows(rows, Path(output) / ROWS)
     report = caption_report(source, rows, unseen, provenance) | report
     report["metrics"]["num_failed"] = float(report.get("failures", {}).get("num", 0))
-    (Path(output) / REPORT).write_text(json.dumps(report, indent=1) + "\n")
-    if captioner is not None:
-        write_page(Path(output) / PAGE, report, page)
-    card = {"kind": "captions", "metrics": report["metrics"]}
-    (Path(output) / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    _write_report(Path(output), report, page if captioner is not None else None)
     progress(total, total, "captioned")
     return report["metrics"]
+
+
+def _write_report(output: Path, report: dict[str, Any], page: Selection | None) -> None:
+    (output / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    if page is not None:
+        write_page(output / PAGE, report, page)
+    card = {"kind": "captions", "metrics": report["metrics"]}
+    (output / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
 def caption_shard(
