@@ -98,6 +98,7 @@ def forget() -> Forget:
         (command.home / "results" / key).unlink()
         shutil.rmtree(command.artifact(stages[name]))
         shutil.rmtree(command.work(stages[name]))
+        shutil.rmtree(command.home / "cache")  # or what it made would be found by its content
 
     return call
 
