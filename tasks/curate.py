@@ -19,7 +19,7 @@ class DataSource(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: str = Field(description="Canonical specification: procedural:..., or the path of a folder.")
+    data: str = Field(description="Canonical specification: procedural:..., a path or a URI.")
     fingerprint: str = Field(description="Digest of its content.")
     is_procedural: bool = Field(
         description="Whether scenes are drawn, so that the truth about each is known."

@@ -8,19 +8,19 @@ folder moves.
 import hashlib
 import os
 import stat
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
-from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
+from fluxmodel.data.folder_captions import FolderCaptions
+from fluxmodel.data.metadata_rows import METADATA_NAMES, read_metadata
+from fluxmodel.data.records import RawSample, Reason, UnreadableFile
 from fluxmodel.data.storage import UNREADABLE, fingerprint_of, printable
 from fluxmodel.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .ico .heic .heif .jxl".split()
 )
-_MAX_CAPTION_BYTES = 1_000_000
 
 
 class NoImageError(InputError):
@@ -54,7 +54,14 @@ class FolderSource:
         self._walk("")
         if not self._images:
             raise NoImageError(self._no_image_sentence(), self.ignored)
-        self._rows = self._read_rows()
+        self._captions = FolderCaptions(
+            self._images,
+            self._metadata,
+            self._sidecars,
+            lambda path: read_metadata(self.folder / path),
+            lambda path: (self.folder / path).open("rb"),
+        )
+        self.problems += self._captions.problems
 
     @property
     def spec(self) -> str:
@@ -142,29 +149,6 @@ class FolderSource:
             else:
                 self.ignored[printable(suffix)] += 1
 
-    def _read_rows(self) -> dict[str, list[MetadataRow]]:
-        """Read all metadata files; return the rows of each image and note the rows that are of no use."""
-        rows: dict[str, list[MetadataRow]] = defaultdict(list)
-        images = set(self._images)
-        for path in self._metadata:
-            for row in read_metadata(self.folder / path):
-                place = f"{printable(path)}:{row.line}"
-                if isinstance(row, BadRow):
-                    detail = f"line {row.line}: {row.detail}"
-                    self.problems.append(
-                        UnreadableFile(place, printable(path), Reason.BAD_METADATA_ROW, detail, False)
-                    )
-                    continue
-                named = os.path.normpath(os.path.join(os.path.dirname(path), row.file_name))
-                if named in images:
-                    rows[named].append(row)
-                else:
-                    detail = f"line {row.line}: no image {row.file_name!r} in the folder"
-                    self.problems.append(
-                        UnreadableFile(place, printable(path), Reason.MISSING_FILE, detail, False)
-                    )
-        return dict(rows)
-
     def _read_image(self, path: str, problems: list[UnreadableFile]) -> RawSample | UnreadableFile:
         name = printable(path)
         try:
@@ -181,29 +165,7 @@ class FolderSource:
                 Reason.NOT_A_FILE if broken and not os.path.exists(self.folder / path) else Reason.UNREADABLE
             )
             return UnreadableFile(name, name, reason, error.strerror or str(error))
-        rows = self._rows.get(path, [])
-        return RawSample(
-            id=name,
-            image=data,
-            source=next((row.source for row in rows if row.source), self.name),
-            licence=next((row.licence for row in rows if row.licence), None),
-            captions=self._captions(path, rows, problems),
-            path=name,
-        )
-
-    def _captions(
-        self, path: str, rows: list[MetadataRow], problems: list[UnreadableFile]
-    ) -> tuple[Caption, ...]:
-        texts = [text for row in rows for text in row.texts]
-        sidecar = os.path.splitext(path)[0] + ".txt"
-        if sidecar in self._sidecars:
-            try:
-                with open(self.folder / sidecar, "rb") as file:
-                    texts.append(file.read(_MAX_CAPTION_BYTES).decode("utf-8-sig"))
-            except (OSError, UnicodeDecodeError) as error:
-                name = printable(sidecar)
-                problems.append(UnreadableFile(name, name, Reason.BAD_CAPTION_FILE, str(error), False))
-        return tuple(Caption(text, "given") for text in texts)
+        return self._captions.sample(path, data, self.name, problems)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

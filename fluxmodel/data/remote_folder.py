@@ -4,18 +4,17 @@ Captions are found as in a folder on a disk: a sidecar NAME.txt, metadata.jsonl 
 """
 
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from posixpath import basename, dirname, join, normpath, splitext
+from posixpath import basename, splitext
 
+from fluxmodel.data.folder_captions import FolderCaptions
 from fluxmodel.data.image_folder import IMAGE_SUFFIXES
 from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
-from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
+from fluxmodel.data.records import RawSample, Reason, UnreadableFile
 from fluxmodel.data.storage import Storage, fingerprint_of, one_line, printable
 from fluxmodel.errors import InputError
-
-_MAX_CAPTION_BYTES = 1_000_000
 
 
 class RemoteFolderSource:
@@ -36,7 +35,6 @@ class RemoteFolderSource:
         self._sidecars = {path for path in paths if _suffix(path) == ".txt"}
         known = {*self._images, *self._metadata, *self._sidecars}
         self.ignored = Counter(_suffix(path) for path in paths if path not in known)
-        self.problems: list[UnreadableFile] = []
         if not self._images:
             found = ", ".join(
                 f"{count} {suffix or 'without suffix'}" for suffix, count in self.ignored.items()
@@ -44,7 +42,9 @@ class RemoteFolderSource:
             raise InputError(
                 f"--data {storage.url()}: no image, table or tar file in the folder (it holds {found or 'captions'})."
             )
-        self._rows = self._read_rows()
+        self._captions = FolderCaptions(
+            self._images, self._metadata, self._sidecars, self._metadata_rows, self.storage.open
+        )
 
     @property
     def spec(self) -> str:
@@ -64,29 +64,13 @@ class RemoteFolderSource:
         problems: list[UnreadableFile] = []
         for path in self._images:
             yield self._read_image(path, problems)
-        yield from self.problems
+        yield from self._captions.problems
         yield from problems
 
     def fingerprint(self) -> str:
         """Return the digest over names and versions of all images and captions."""
         paths = sorted([*self._images, *self._metadata, *self._sidecars])
         return fingerprint_of((path, self.storage.digest(path)) for path in paths)
-
-    def _read_rows(self) -> dict[str, list[MetadataRow]]:
-        rows: dict[str, list[MetadataRow]] = defaultdict(list)
-        images = set(self._images)
-        for path in self._metadata:
-            for row in self._metadata_rows(path):
-                place = f"{path}:{row.line}"
-                if isinstance(row, BadRow):
-                    detail = f"line {row.line}: {row.detail}"
-                    self.problems.append(UnreadableFile(place, path, Reason.BAD_METADATA_ROW, detail, False))
-                elif (named := normpath(join(dirname(path), row.file_name))) in images:
-                    rows[named].append(row)
-                else:
-                    detail = f"line {row.line}: no image {row.file_name!r} in the folder"
-                    self.problems.append(UnreadableFile(place, path, Reason.MISSING_FILE, detail, False))
-        return dict(rows)
 
     def _metadata_rows(self, path: str) -> list[MetadataRow | BadRow]:
         with tempfile.TemporaryDirectory() as folder:
@@ -110,25 +94,7 @@ class RemoteFolderSource:
                 image = file.read()
         except OSError as error:
             return UnreadableFile(path, path, Reason.UNREADABLE, one_line(error))
-        rows = self._rows.get(path, [])
-        texts = [text for row in rows for text in row.texts]
-        sidecar = splitext(path)[0] + ".txt"
-        if sidecar in self._sidecars:
-            try:
-                with self.storage.open(sidecar) as file:
-                    texts.append(file.read(_MAX_CAPTION_BYTES).decode("utf-8-sig"))
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(
-                    UnreadableFile(sidecar, sidecar, Reason.BAD_CAPTION_FILE, one_line(error), False)
-                )
-        return RawSample(
-            id=path,
-            image=image,
-            source=next((row.source for row in rows if row.source), self.name),
-            licence=next((row.licence for row in rows if row.licence), None),
-            captions=tuple(Caption(text, "given") for text in texts),
-            path=path,
-        )
+        return self._captions.sample(path, image, self.name, problems)
 
 
 def _suffix(path: str) -> str:

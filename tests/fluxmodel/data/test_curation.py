@@ -15,29 +15,10 @@ from fluxmodel.data.decode import decode, fit
 from fluxmodel.data.records import Caption, RawSample, UnreadableFile
 from fluxmodel.data.sources import open_source
 from fluxmodel.errors import ArtifactError, InputError
-from tests.fluxmodel.data.pictures import encoded, flipped, picture, png_declaring
+from tests.fluxmodel.data.pictures import Listed, encoded, flipped, picture, png_declaring
 
 RULES = CurationRules()
 SCENES = "procedural:shapes?level=demo&n=120&seed=1"
-
-
-class Listed:
-    """A source over items at hand."""
-
-    is_procedural = False
-    spec = name = "listed"
-
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __iter__(self):
-        return iter(self.items)
-
-    def fingerprint(self):
-        return "0"
 
 
 def sample(name: str, image: bytes, *texts: str) -> RawSample:

@@ -17,30 +17,11 @@ from fluxmodel.data.measurements import MODEL_COLUMNS, measurement_schema, numbe
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
 from fluxmodel.data.thresholds import THRESHOLDS
 from fluxmodel.errors import ArtifactError, InputError
-from tests.fluxmodel.data.pictures import encoded, picture
+from tests.fluxmodel.data.pictures import Listed, encoded, picture
 from tests.kit import run_python
 
 RULES = CurationRules()
 LARGE = {"width": 400, "height": 320}
-
-
-class Listed:
-    """A source over items at hand."""
-
-    is_procedural = False
-    spec = name = "listed"
-
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __iter__(self):
-        return iter(self.items)
-
-    def fingerprint(self):
-        return "0"
 
 
 def sample(name, image, *texts) -> RawSample:
