@@ -20,8 +20,8 @@ PresetName = Annotated[
 Data = Annotated[
     str,
     Field(
-        description="Data: a folder, .parquet, .arrow or .tar files, hf:org/name, a URI, a curated dataset, a mixture.yaml, "
-        "or procedural:shapes?level=...&n=...&seed=...; empty takes the preset's."
+        description="Data: a folder, .parquet, .arrow or .tar files, hf:org/name, a URI, a curated dataset, "
+        "a mixture.yaml, or procedural:shapes?level=...&n=...&seed=...; empty takes the preset's."
     ),
 ]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]

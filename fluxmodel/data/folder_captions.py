@@ -6,7 +6,7 @@ All captions that are found are kept; what cannot be used is noted and never end
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from typing import IO
 
 from fluxmodel.data.metadata_rows import BadRow, MetadataRow
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
@@ -24,7 +24,7 @@ class FolderCaptions:
         metadata: Iterable[str],
         sidecars: Iterable[str],
         read_rows: Callable[[str], list[MetadataRow | BadRow]],
-        open_file: Callable[[str], BinaryIO],
+        open_file: Callable[[str], IO[bytes]],
     ) -> None:
         """Read the metadata; `problems` names the rows that are of no use.
 
