@@ -139,9 +139,9 @@ def _measure(
 ) -> None:
     """Measure every item; say what of the source is new where that is asked for."""
     from fluxmodel.data.measurement_pass import MeasurementPass, open_cache
-    from fluxmodel.data.source_ledger import SourceLedger
+    from fluxmodel.data.source_ledger import open_ledger
 
-    ledger = None if cache is None else SourceLedger(Path(cache), source.spec)
+    ledger = None if cache is None else open_ledger(cache, source.spec)
     with nullcontext() if cache is None else open_cache(cache) as kept:
         measuring = MeasurementPass(rules, kept)
         try:

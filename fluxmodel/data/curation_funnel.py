@@ -35,7 +35,7 @@ class FunnelStep:
         rule: its name.
         removed: images that fail it and none of the rules before it.
         alone: images that fail it, whatever the others say.
-        only: images that fail it and no other rule, so that would come back without it.
+        only: images that fail it and no other rule.
         unseen: images it had nothing to look at, as a rule before it or the decoder left nothing.
         left: images that pass it and all the rules before it.
     """

@@ -11,7 +11,7 @@ from fluxmodel.errors import InputError
 class CurationRules(BaseModel):
     """What an image and its captions must satisfy, and how the kept ones are split."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_size: int = Field(
         default=32, ge=8, le=4096, description="Side of the square training image, pixels."
@@ -116,7 +116,8 @@ def choose_rules(base: Mapping[str, Any], preset: str, changed: Mapping[str, flo
     except ValidationError as error:
         first = error.errors()[0]
         wanted = str(first["msg"]).removeprefix("Input should be ")
-        raise InputError(f"rules.{first['loc'][0]} is {first['input']}; give a number {wanted}.") from None
+        wanted = wanted if wanted.startswith("a ") else f"a number {wanted}"
+        raise InputError(f"rules.{first['loc'][0]} is {first['input']}; give {wanted}.") from None
     if (rules.min_brightness or 0) > (1 if rules.max_brightness is None else rules.max_brightness):
         raise InputError(
             f"rules.min_brightness is {rules.min_brightness} and rules.max_brightness {rules.max_brightness}; "

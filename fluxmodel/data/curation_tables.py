@@ -37,7 +37,7 @@ def funnel_section(record: Mapping[str, Any]) -> str:
     skipped = [f"{plain(rule)}: {why}" for rule, why in record.get("skipped_rules", {}).items()]
     lead = (
         "In turn: what each rule removed of what the rules before it had left. Alone: all that fails the rule, "
-        "whatever the others say. No other rule: would come back if this rule were switched off."
+        "whatever the others say. No other rule: fails this rule alone."
     )
     listed = table(("rule", "in turn", "alone", "no other rule", "left"), rows, numbers=(1, 2, 3))
     why = folded(

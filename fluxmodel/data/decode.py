@@ -96,6 +96,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedImage:
             return _decoded(data, max_pixels)
     except Refusal:
         raise
+    except MemoryError as error:  # says something of this machine now, nothing of the bytes
+        raise Refusal(Reason.OUT_OF_MEMORY, "there was no memory to decode it") from error
     except Exception as error:  # Pillow's plugins raise every kind of error on damaged bytes
         text = " ".join(str(error).split())[:200] or type(error).__name__
         reason = Reason.TRUNCATED if isinstance(error, EOFError) else reason_of(text)

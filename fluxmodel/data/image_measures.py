@@ -45,17 +45,23 @@ class ImageMeasures:
     contrast: float | None = None
     entropy: float | None = None
 
-    def to_bytes(self) -> bytes:
-        """Return what `from_bytes` reads."""
-        values = asdict(self)
+    def to_bytes(self, max_pixels: int) -> bytes:
+        """Return what `from_bytes` reads; `max_pixels` is the limit they were measured under."""
+        values = asdict(self) | {"max_pixels": max_pixels}
         values["colors"] = None if self.colors is None else base64.b85encode(self.colors).decode()
         return json.dumps(values).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> ImageMeasures | None:
-        """Return what `to_bytes` wrote, None for anything else."""
+    def from_bytes(cls, data: bytes, max_pixels: int) -> ImageMeasures | None:
+        """Return what `to_bytes` wrote, None for anything else and where this limit of pixels may say otherwise.
+
+        A refused image has no size here: under a lower limit its header is asked again, before its pixels.
+        """
         try:
             values = json.loads(data)
+            area = values["max_pixels"] if values["width"] is None else values["width"] * values["height"]
+            if area > max_pixels:
+                return None
             values["colors"] = None if values["colors"] is None else base64.b85decode(values["colors"])
             return cls(**{field.name: values[field.name] for field in fields(cls)})
         except (ValueError, KeyError, TypeError):
@@ -65,9 +71,14 @@ class ImageMeasures:
 def measure(data: bytes, sha256: str, max_pixels: int) -> ImageMeasures:
     """Decode an image once and return its measures; a refusal is one of them, nothing is raised."""
     try:
-        pixels = decode(data, max_pixels)
+        return _measured(decode(data, max_pixels), sha256)
     except Refusal as refusal:
         return ImageMeasures(sha256, str(refusal.reason), refusal.detail)
+    except MemoryError:
+        return ImageMeasures(sha256, str(Reason.OUT_OF_MEMORY), "there was no memory to measure it")
+
+
+def _measured(pixels: np.ndarray, sha256: str) -> ImageMeasures:
     height, width = pixels.shape[:2]
     small = thumbnail(pixels)[None]
     found = luminance_measures(pixels)
@@ -91,16 +102,14 @@ def recall(cache: ContentCache, sha256: str, max_pixels: int) -> ImageMeasures |
     Larger images than now pass are looked at again: their header says so, they cost no decode.
     """
     kept = cache.get(sha256)
-    found = None if kept is None else ImageMeasures.from_bytes(kept)
-    if found is None or found.sha256 != sha256 or (found.width or 0) * (found.height or 0) > max_pixels:
-        return None
-    return found
+    found = None if kept is None else ImageMeasures.from_bytes(kept, max_pixels)
+    return found if found is not None and found.sha256 == sha256 else None
 
 
-def remember(cache: ContentCache, measures: ImageMeasures) -> None:
-    """Keep measures in a cache; too large an image is left out, as the rule that refused it may change."""
-    if measures.refusal != Reason.TOO_LARGE:
-        cache.put(measures.sha256, measures.to_bytes())
+def remember(cache: ContentCache, measures: ImageMeasures, max_pixels: int) -> None:
+    """Keep measures in a cache, but for what another rule or more memory would change."""
+    if measures.refusal not in (Reason.TOO_LARGE, Reason.OUT_OF_MEMORY):
+        cache.put(measures.sha256, measures.to_bytes(max_pixels))
 
 
 @functools.cache

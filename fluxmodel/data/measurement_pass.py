@@ -52,6 +52,7 @@ class MeasurementPass:
     ) -> None:
         """Write measurements.parquet into `output` and fill the spool."""
         writer, known_ids = MeasurementWriter(output), set()
+        total = len(source)  # asked once: a source of many shards adds them up
         try:
             for item in source:
                 if isinstance(item, UnreadableFile) and not item.is_image:
@@ -66,8 +67,8 @@ class MeasurementPass:
                 tally.seen += 1
                 if self._cache is not None and tally.seen % _FLUSH_EVERY == 0:
                     self._cache.flush()
-                if progress and (tally.seen % _PROGRESS_EVERY == 0 or tally.seen == len(source)):
-                    progress(tally.seen, len(source), f"{self.num_decoded} decoded")
+                if progress and (tally.seen % _PROGRESS_EVERY == 0 or tally.seen == total):
+                    progress(tally.seen, total, f"{self.num_decoded} decoded")
         finally:
             writer.close()
         spool.finish()
@@ -93,7 +94,7 @@ class MeasurementPass:
             self.num_decoded += 1
             found = measure(data, sha256, self._max_pixels)
             if self._cache is not None:
-                remember(self._cache, found)
+                remember(self._cache, found, self._max_pixels)
         return found
 
 

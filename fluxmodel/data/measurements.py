@@ -145,7 +145,13 @@ def numbers(measurements: pa.Table, column: str) -> np.ndarray:
     if column == "caption_words":
         return _first_words(measurements)
     if column not in ("shorter_side", "aspect"):
-        return measurements[column].to_numpy().astype(np.float64)
+        values = measurements[column].to_numpy()
+        # What float32 holds of 0.98 is more than 0.98: rounded, a value that equals a threshold is on it.
+        return (
+            np.round(values.astype(np.float64), 6)
+            if values.dtype == np.float32
+            else values.astype(np.float64)
+        )
     width, height = (measurements[name].to_numpy().astype(np.float64) for name in ("width", "height"))
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
     return shorter if column == "shorter_side" else longer / shorter

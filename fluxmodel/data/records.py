@@ -23,6 +23,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
     TOO_LARGE = "too_large"
+    OUT_OF_MEMORY = "out_of_memory"
     UNSUPPORTED_MODE = "unsupported_mode"
     UNKNOWN_RANGE = "unknown_range"
     DUPLICATE_ID = "duplicate_id"
@@ -62,6 +63,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.TRUNCATED: "The image ends before its last row; copy or download it again.",
     Reason.CORRUPT: "The bytes are damaged; copy or download the image again.",
     Reason.TOO_LARGE: "The header declares more pixels than the rule max_pixels; shrink it or raise the rule.",
+    Reason.OUT_OF_MEMORY: "The memory was full when the image was decoded; curate again, or lower max_pixels.",
     Reason.UNSUPPORTED_MODE: "The colour model is not supported; save the image as RGB.",
     Reason.UNKNOWN_RANGE: "The values have no known range; save the image with 8 or 16 bits a channel.",
     Reason.DUPLICATE_ID: "An earlier sample has the same id; rename one of the two.",

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
+import time
+import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fluxmodel.data.records import Reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_NAMES = 20
 _ROWS_AT_ONCE = 16_384
+_ABANDONED_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -56,16 +62,19 @@ class SourceLedger:
 
         folder = cache / "sources"
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
         self._path = (
             folder / f"{hashlib.sha256(spec.encode('utf-8', 'backslashreplace')).hexdigest()[:32]}.parquet"
         )
-        self._aside = self._path.with_suffix(f".{os.getpid()}.tmp")
+        self._aside = self._path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         self._schema = pa.schema([(name, pa.string()) for name in ("id", "image", "captions")])
         self._writer = pq.ParquetWriter(self._aside, self._schema, compression="zstd")
         self._rows: list[dict] = []
 
     def add(self, row: dict) -> None:
-        """Note one row of the measurements."""
+        """Note one row of the measurements; an id that was given before says nothing of its first owner."""
+        if row["refusal"] == Reason.DUPLICATE_ID:
+            return
         captions = json.dumps(row.get("captions")).encode()
         image = row.get("sha256") or row["refusal"]
         digest = hashlib.sha256(captions).hexdigest()[:32]
@@ -99,6 +108,23 @@ class SourceLedger:
         rows, self._rows = self._rows, []
         if rows:
             self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+
+
+def open_ledger(cache: str | Path, spec: str) -> SourceLedger | None:
+    """Return the ledger of a source, or None where the directory cannot be written: it is told of, never needed."""
+    try:
+        return SourceLedger(Path(cache), spec)
+    except OSError as error:
+        logging.getLogger(__name__).warning(f"{cache}: what is new in the source is not said ({error}).")
+        return None
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete what a killed curation left half-written."""
+    for path in folder.glob("*.tmp"):
+        with suppress(FileNotFoundError):  # another curation was here first
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink()
 
 
 def _compared(before: pa.Table, now: pa.Table, num_decoded: int) -> SourceChanges:

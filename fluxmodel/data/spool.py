@@ -65,8 +65,10 @@ class Spool:
 
     def remove(self) -> None:
         """Close and delete the file."""
-        self._writer.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._writer.close()
+        finally:  # on a full disk it cannot be ended, but must go all the same
+            self._path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         import pyarrow as pa

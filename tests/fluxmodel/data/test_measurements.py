@@ -1,6 +1,8 @@
 """Measuring apart from deciding: a threshold needs no decode, what is known by content is not measured again."""
 
 import json
+import os
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from fluxmodel.data.decisions import decide, skipped_rules
 from fluxmodel.data.image_measures import ImageMeasures, luminance_measures, measure
 from fluxmodel.data.measurements import MODEL_COLUMNS, measurement_schema, numbers, read_measurements
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
+from fluxmodel.data.spool import Spool
 from fluxmodel.data.thresholds import THRESHOLDS
 from fluxmodel.errors import ArtifactError, InputError
 from tests.fluxmodel.data.pictures import Listed, encoded, picture
@@ -88,9 +91,9 @@ def test_sharpness_hardly_depends_on_the_size_above_the_canonical_one():
 @pytest.mark.parametrize("data", [encoded(picture(0)), b"", b"<html>"])
 def test_measures_survive_the_way_through_the_cache(data):
     found = measure(data, "ab" * 32, 10**6)
-    assert ImageMeasures.from_bytes(found.to_bytes()) == found
-    assert ImageMeasures.from_bytes(b"{}") is None
-    assert ImageMeasures.from_bytes(found.to_bytes()[:-9]) is None
+    assert ImageMeasures.from_bytes(found.to_bytes(10_000_000), 10_000_000) == found
+    assert ImageMeasures.from_bytes(b"{}", 1) is None
+    assert ImageMeasures.from_bytes(found.to_bytes(10_000_000)[:-9], 10_000_000) is None
 
 
 def test_the_recipe_holds_all_code_that_measures():
@@ -201,6 +204,7 @@ def test_every_preset_of_rules_is_valid_and_drops_what_it_is_for():
         ("", {"min-sharpnes": 1}, "rules.min-sharpnes is no rule"),
         ("", {"image_size": 64}, "rules.image_size is no rule"),
         ("", {"min_entropy": 9}, "rules.min_entropy is 9; give a number less than or equal to 8"),
+        ("", {"max_aspect": float("inf")}, "rules.max_aspect is inf; give a finite number"),
         ("", {"min_side": 0}, "rules.min_side is 0"),
         ("photos", {"max_brightness": 0.01}, "lower the first or raise the second"),
         ("", {"max_caption_words": 2, "min_caption_words": 3}, "no caption is both"),
@@ -312,3 +316,93 @@ def test_a_lower_limit_of_pixels_refuses_what_the_cache_knows(tmp_path):
         for turn, most in enumerate((10_000, 5_000, 10_000))
     ]
     assert [report.dropped for report in reports] == [{}, {"too_large": 1}, {}]
+
+
+def test_a_refusal_is_looked_at_again_under_a_lower_limit_of_pixels(tmp_path):
+    items = [
+        sample("cut", encoded(picture(0, 90, 90))[:-400], "a"),
+        sample("whole", encoded(picture(1, 20, 20)), "a"),
+    ]
+    told = {}
+    for cache in ("warm", "warm", "fresh"):
+        for most in (10_000, 5_000):
+            output = new(tmp_path, f"{len(told)}{cache}{most}")
+            report = curate_source(
+                Listed(items),
+                CurationRules(max_pixels=most),
+                output,
+                cache=tmp_path / f"{cache}{len(told) > 2}",
+            )
+            told[output.name] = report.dropped
+    assert [list(each) for each in told.values()] == [["truncated"], ["too_large"]] * 3
+
+
+def test_an_image_there_was_no_memory_for_is_looked_at_again(tmp_path, monkeypatch):
+    items = [sample("a", encoded(picture(0)), "a"), sample("b", encoded(picture(1)), "b")]
+    full, reports = {"yes": True}, []
+    honest = image_measures.decode
+
+    def decode_or_fail(data, max_pixels):
+        if full["yes"] and data == items[0].image:
+            raise MemoryError
+        return honest(data, max_pixels)
+
+    monkeypatch.setattr(image_measures, "decode", decode_or_fail)
+    for turn in range(2):
+        reports.append(
+            curate_source(Listed(items), RULES, new(tmp_path, str(turn)), cache=tmp_path / "cache")
+        )
+        full["yes"] = False
+    assert [(each.kept, each.dropped) for each in reports] == [(1, {"out_of_memory": 1}), (2, {})]
+
+
+def test_an_id_given_twice_is_not_told_as_replaced(tmp_path):
+    items = [sample("x", encoded(picture(0)), "a"), sample("x", encoded(picture(1)), "b")]
+    told = tmp_path / "changes.json"
+    for turn in range(2):
+        curate_source(Listed(items), RULES, new(tmp_path, str(turn)), cache=tmp_path / "cache", changes=told)
+    assert json.loads(told.read_text())["sentence"] == "0 decoded; the source is as it was"
+
+
+def test_a_ledger_that_cannot_be_written_ends_no_curation(tmp_path, caplog):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "sources").write_text("in the way")
+    items = [sample("a", encoded(picture(0)), "a")]
+    assert curate_source(Listed(items), RULES, new(tmp_path), cache=tmp_path / "cache").kept == 1
+    assert "what is new in the source is not said" in caplog.text
+
+
+def test_what_a_killed_curation_left_of_its_ledger_is_cleared_away(tmp_path):
+    folder = tmp_path / "cache" / "sources"
+    folder.mkdir(parents=True)
+    for name, age in (("old.tmp", 90_000), ("young.tmp", 10)):
+        (folder / name).touch()
+        then = time.time() - age
+        os.utime(folder / name, (then, then))
+    curate_source(
+        Listed([sample("a", encoded(picture(0)), "a")]), RULES, new(tmp_path), cache=tmp_path / "cache"
+    )
+    assert [path.name for path in folder.glob("*.tmp")] == ["young.tmp"]
+
+
+@pytest.mark.parametrize("rule", ["max_brightness", "min_brightness"])
+def test_a_measure_that_equals_its_threshold_passes(tmp_path, rule):
+    pixels = np.full((20, 20, 3), 250, np.uint8)
+    pixels[:2] = 249  # mean 249.9 of 255: exactly 0.98
+    output = new(tmp_path)
+    curate_source(Listed([sample("a", encoded(pixels), "a")]), RULES, output)
+    rules = CurationRules.model_validate({rule: 0.98})
+    assert decide(read_measurements(output), rules, skipped_rules(rules, is_procedural=False)).kept.all()
+
+
+def test_a_spool_on_a_full_disk_is_removed_all_the_same(tmp_path, monkeypatch):
+    spool = Spool(tmp_path / "spool")
+
+    class Full:
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spool, "_writer", Full())
+    with pytest.raises(OSError, match="No space"):
+        spool.remove()
+    assert not (tmp_path / "spool").exists()
