@@ -65,7 +65,7 @@ def log_decisions(
         pq.ParquetFile(directory / MEASUREMENTS) as file,
     ):
         start = 0
-        for batch in file.iter_batches(batch_size=_IMAGES_AT_ONCE, columns=["captions"]):
+        for batch in file.iter_batches(batch_size=_IMAGES_AT_ONCE, columns=["captions", "detail"]):
             here = measurements.slice(start, batch.num_rows)
             said = _Said(here, batch, start, measurements, decisions, reasons)
             writer.write_table(said.table(schema))
@@ -76,8 +76,8 @@ def log_decisions(
 class _Said:
     """What all rules said of the images of one batch, image by image."""
 
-    def __init__(self, here: pa.Table, captions, start: int, measurements: pa.Table, decisions, reasons):
-        self._here, self._captions, self._start = here, captions, start
+    def __init__(self, here: pa.Table, texts, start: int, measurements: pa.Table, decisions, reasons):
+        self._here, self._texts, self._start = here, texts, start
         self._measurements, self._decisions = measurements, decisions
         shape = (here.num_rows, len(decisions.rules))
         self._passed, self._values = np.empty(shape, np.int8), np.empty(shape)
@@ -119,7 +119,7 @@ class _Said:
     def _detail(self, rule: str, row: int, value: float) -> str | None:
         """Return what was found, in words."""
         if rule in ("readable", "decodable"):
-            return self._here["detail"][row].as_py()
+            return self._texts["detail"][row].as_py()
         if rule in ("min_side", "max_aspect"):
             width, height = (self._here[name][row].as_py() for name in ("width", "height"))
             return f"{width} x {height} pixels"
@@ -127,7 +127,7 @@ class _Said:
             survivor = int(self._decisions.survivor[self._start + row])
             return f"of {self._measurements['id'][survivor].as_py()}"
         if rule == "caption":
-            captions = self._captions["captions"][row].as_py()
+            captions = self._texts["captions"][row].as_py()
             text = captions[0]["text"] if captions else ""
             return repr(text[:80]) if text else None
         return f"{value:.4g} {_UNITS[rule]}"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.dedup import exact_groups, near_groups, survivors
-from fluxmodel.data.measurements import MODEL_COLUMNS, SIGNATURE_BYTES, caption_facts, numbers
+from fluxmodel.data.measurements import MODEL_COLUMNS, SIGNATURE_BYTES, caption_facts, in_one_piece, numbers
 from fluxmodel.data.records import Reason
 from fluxmodel.data.thresholds import THRESHOLDS, Threshold
 
@@ -31,6 +31,7 @@ _DUPLICATE_REASONS = {
     "exact_duplicate": Reason.EXACT_DUPLICATE,
     "near_duplicate": Reason.NEAR_DUPLICATE,
 }
+_DIGESTS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def usable_captions(measurements: pa.Table, rules: CurationRules) -> np.ndarray:
 def _alone(measurements: pa.Table, rules: CurationRules, skip: Collection[str]):
     """Ask the rules that need no other image; return their `passed` and `values`."""
     is_refused = measurements["refusal"].is_valid().to_numpy()
-    has_bytes = measurements["sha256"].is_valid().to_numpy()
+    has_bytes = _has_bytes(measurements)
     area = numbers(measurements, "width") * numbers(measurements, "height")
     usable = _caption_codes(measurements, rules) == 0
     passed = {
@@ -140,6 +141,13 @@ def _alone(measurements: pa.Table, rules: CurationRules, skip: Collection[str]):
         elif getattr(rules, _COMPARED[rule].field) is not None:
             passed[rule], values[rule] = _compare(measurements, rules, _COMPARED[rule])
     return passed, values
+
+
+def _has_bytes(measurements: pa.Table) -> np.ndarray:
+    """Return of which images bytes were looked at, bool [n]: those of an id that was given before are not."""
+    pc = _compute()
+    is_repeated = pc.fill_null(pc.equal(measurements["refusal"], str(Reason.DUPLICATE_ID)), False)
+    return measurements["num_bytes"].is_valid().to_numpy() & ~is_repeated.to_numpy()
 
 
 def _compare(measurements: pa.Table, rules: CurationRules, threshold: Threshold):
@@ -185,7 +193,7 @@ def _verdict(survivor: np.ndarray, among: np.ndarray) -> np.ndarray:
 def _exact_survivors(measurements: pa.Table, candidates: np.ndarray) -> np.ndarray:
     chosen = np.flatnonzero(candidates)
     survivor = np.arange(len(candidates))
-    groups = exact_groups(measurements["pixel_sha256"].take(chosen).to_pylist())
+    groups = exact_groups(_digests(measurements, chosen))
     survivor[chosen] = chosen[survivors(groups, _areas(measurements, chosen), _ids(measurements, chosen))]
     return survivor
 
@@ -208,12 +216,43 @@ def _areas(measurements: pa.Table, chosen: np.ndarray) -> np.ndarray:
     return width.astype(np.int64) * height.astype(np.int64)
 
 
-def _ids(measurements: pa.Table, chosen: np.ndarray) -> list[str]:
-    return measurements["id"].take(chosen).to_pylist()
+def _ids(measurements: pa.Table, chosen: np.ndarray) -> np.ndarray:
+    """Return the place of each id among all in their order, int64 [n]: compares as the ids do."""
+    order = _compute().sort_indices(in_one_piece(measurements["id"])).to_numpy()
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks[chosen]
 
 
-def _signatures(measurements: pa.Table, chosen: np.ndarray) -> np.ndarray:
+def _digests(measurements: pa.Table, chosen: np.ndarray) -> np.ndarray:
+    """Return the first 128 bits of the digests of the pixels, as 32 hexadecimal digits [n]."""
+    found = np.empty(len(chosen), "S32")
+    for start in range(0, len(chosen), _DIGESTS_AT_ONCE):
+        here = slice(start, start + _DIGESTS_AT_ONCE)
+        found[here] = measurements["pixel_sha256"].take(chosen[here]).to_numpy().astype("S32")
+    return found
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some rows of a matrix, copied only when they are asked for."""
+
+    matrix: np.ndarray
+    chosen: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.matrix[self.chosen[rows]]
+
+
+def _signatures(measurements: pa.Table, chosen: np.ndarray) -> _Chosen:
     """Return the colour signatures, uint8 [n, 192]."""
-    column = measurements["colors"].take(chosen).combine_chunks()
-    data = b"".join(column.to_pylist())
-    return np.frombuffer(data, np.uint8).reshape(-1, SIGNATURE_BYTES)
+    column = in_one_piece(measurements["colors"])
+    start = column.offset * SIGNATURE_BYTES
+    rows = np.frombuffer(column.buffers()[1], np.uint8)[start : start + len(column) * SIGNATURE_BYTES]
+    return _Chosen(rows.reshape(-1, SIGNATURE_BYTES), chosen)
+
+
+def _compute() -> Any:
+    from pyarrow import compute
+
+    return compute  # its functions are made at import, which no type checker sees

@@ -6,14 +6,16 @@ a larger k, hence longer keys, so that few agree by chance; a run that is long a
 that its key left. A pair counts only if its colours agree as well; groups are the connected parts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import combinations
+from typing import Protocol
 
 import numpy as np
 
 from fluxmodel.data.color_agreement import colors_alike
 
 _PAIRS_AT_ONCE = 1 << 18
+_ROWS_AT_ONCE = 1 << 14  # signatures in memory at once: 3 MB
 _LONG_RUN = 1 << 9  # hashes that agree on a key; more are cut again
 _MAX_BANDS_A_KEY = 3
 _MAX_CUTS = 3
@@ -21,18 +23,26 @@ _MAX_CUTS = 3
 CROWD, _LEADERS = 512, 64
 
 
-def exact_groups(digests: Sequence[bytes]) -> np.ndarray:
-    """Return for each of n digests the index of the first equal one, int64 [n]."""
-    first: dict[bytes, int] = {}
-    return np.array([first.setdefault(digest, index) for index, digest in enumerate(digests)], np.int64)
+def exact_groups(digests: np.ndarray) -> np.ndarray:
+    """Return for each of n digests, or numbers that stand for them, the index of the first equal one, int64 [n]."""
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int64)
 
 
-def near_groups(hashes: np.ndarray, signatures: np.ndarray, distance: int) -> np.ndarray:
+class Rows(Protocol):
+    """Rows of a matrix, copied only when they are asked for."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Return these rows, [len(rows), d]."""
+        ...
+
+
+def near_groups(hashes: np.ndarray, signatures: Rows, distance: int) -> np.ndarray:
     """Return for each of n images the smallest index of its group of near duplicates, int64 [n].
 
     Args:
         hashes: uint64 [n] from `perceptual_hashes`.
-        signatures: uint8 [n, 192] from `color_signatures`.
+        signatures: uint8 [n, 192] from `color_signatures`, an array or whatever gives its rows.
         distance: largest number of differing bits.
     """
     parent = _equal_images(hashes, signatures)
@@ -42,8 +52,10 @@ def near_groups(hashes: np.ndarray, signatures: np.ndarray, distance: int) -> np
         left, right = active[left], active[right]
         apart = _roots(parent, left) != _roots(parent, right)
         left, right = left[apart], right[apart]
-        alike = colors_alike(signatures[left], signatures[right])
-        _unite(parent, left[alike], right[alike])
+        for start in range(0, len(left), _ROWS_AT_ONCE):
+            one, other = left[start : start + _ROWS_AT_ONCE], right[start : start + _ROWS_AT_ONCE]
+            alike = colors_alike(signatures[one], signatures[other])
+            _unite(parent, one[alike], other[alike])
     return _roots(parent, np.arange(len(parent)))
 
 
@@ -135,11 +147,9 @@ def _products(
         begin = stop
 
 
-def survivors(groups: np.ndarray, areas: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+def survivors(groups: np.ndarray, areas: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return for each of n images the index of its group's survivor: the largest area, then the smallest id."""
-    rank_of_id = np.empty(len(ids), np.int64)
-    rank_of_id[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-    order = np.lexsort((rank_of_id, -areas, groups))
+    order = np.lexsort((ids, -areas, groups))
     _, first, inverse = np.unique(groups[order], return_index=True, return_inverse=True)
     survivor = np.empty(len(ids), np.int64)
     survivor[order] = order[first][inverse]
@@ -167,29 +177,36 @@ def _pairs_in_runs(values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]
         begin = stop
 
 
-def _equal_images(hashes: np.ndarray, signatures: np.ndarray) -> np.ndarray:
+def _equal_images(hashes: np.ndarray, signatures: Rows) -> np.ndarray:
     """Return for each image the first with equal hash and colours, int64 [n]."""
-    weights = np.random.default_rng(0).integers(1, 2**63, signatures.shape[1], dtype=np.uint64) | np.uint64(1)
     digests = hashes.copy()
-    for column, weight in enumerate(weights):
-        digests = digests * np.uint64(0x9E3779B97F4A7C15) + signatures[:, column] * weight
+    for here in _blocks(len(hashes)):
+        rows = signatures[here]
+        weights = np.random.default_rng(0).integers(1, 2**63, rows.shape[1], dtype=np.uint64) | np.uint64(1)
+        for column, weight in enumerate(weights):
+            digests[here] = digests[here] * np.uint64(0x9E3779B97F4A7C15) + rows[:, column] * weight
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
     found = first[inverse]
     is_equal = (hashes == hashes[found]) & _rows_equal(signatures, found)
     return np.where(is_equal, found, np.arange(len(hashes)))
 
 
-def _rows_equal(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return whether each row equals that of another index, bool [n], by the block."""
-    equal = np.empty(len(rows), bool)
-    for start in range(0, len(rows), _PAIRS_AT_ONCE):
-        here = slice(start, start + _PAIRS_AT_ONCE)
+def _rows_equal(rows: Rows, others: np.ndarray) -> np.ndarray:
+    """Return whether each row equals that of another index, bool [n]."""
+    equal = np.empty(len(others), bool)
+    for here in _blocks(len(others)):
         equal[here] = (rows[here] == rows[others[here]]).all(axis=1)
     return equal
 
 
+def _blocks(count: int) -> Iterator[np.ndarray]:
+    """Yield the indices below a count, some at a time."""
+    for start in range(0, count, _ROWS_AT_ONCE):
+        yield np.arange(start, min(start + _ROWS_AT_ONCE, count))
+
+
 def _thin_out_crowds(
-    parent: np.ndarray, active: np.ndarray, hashes: np.ndarray, signatures: np.ndarray
+    parent: np.ndarray, active: np.ndarray, hashes: np.ndarray, signatures: Rows
 ) -> np.ndarray:
     """Join what is alike in crowds of one hash in place; return `active` with only the leaders of such crowds.
 
@@ -205,12 +222,20 @@ def _thin_out_crowds(
             if not len(rest):
                 break
             members = active[rest]
-            leader = np.broadcast_to(signatures[members[0]], (len(members), signatures.shape[1]))
-            alike = colors_alike(leader, signatures[members])
+            alike = _like_the_first(members, signatures)
             _unite(parent, np.full(int(alike.sum()), members[0]), members[alike])
             stays[rest[0]] = True
             rest = rest[~alike]
     return active[stays]
+
+
+def _like_the_first(members: np.ndarray, signatures: Rows) -> np.ndarray:
+    """Return which images have colours like those of the first, bool [n]."""
+    leader, found = signatures[members[:1]], np.empty(len(members), bool)
+    for here in _blocks(len(members)):
+        rows = signatures[members[here]]
+        found[here] = colors_alike(np.broadcast_to(leader, rows.shape), rows)
+    return found
 
 
 def _runs(values: np.ndarray) -> list[tuple[int, int]]:

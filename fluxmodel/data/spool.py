@@ -47,7 +47,8 @@ class Spool:
         """Yield each batch with the place of its first image."""
         import pyarrow as pa
 
-        with pa.memory_map(str(self._path)) as file:
+        # Read, not mapped: pages of a map count as this process's memory, and the spool is as large as the source.
+        with pa.OSFile(str(self._path)) as file:
             reader = pa.ipc.open_file(file)
             start = 0
             for number in range(reader.num_record_batches):

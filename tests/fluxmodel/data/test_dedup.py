@@ -111,18 +111,18 @@ def test_groups_are_the_connected_parts(steps):
 def test_the_survivor_is_the_largest_then_the_first_by_id():
     groups = np.array([0, 0, 2, 0, 2])
     areas = np.array([10, 30, 5, 30, 5])
-    assert survivors(groups, areas, ["e", "d", "c", "b", "a"]).tolist() == [3, 3, 4, 3, 4]
+    assert survivors(groups, areas, ids=np.array([4, 3, 2, 1, 0])).tolist() == [3, 3, 4, 3, 4]
 
 
 def test_exact_groups_name_the_first():
-    assert exact_groups([b"x", b"y", b"x", b"y", b"z"]).tolist() == [0, 1, 0, 1, 4]
+    assert exact_groups(np.array([b"x", b"y", b"x", b"y", b"z"])).tolist() == [0, 1, 0, 1, 4]
 
 
 def test_nothing_is_found_among_nothing():
     assert found_pairs(np.empty(0, np.uint64), 4) == set()
     assert near_groups(np.empty(0, np.uint64), np.empty((0, 192), np.uint8), 4).tolist() == []
-    assert exact_groups([]).tolist() == []
-    assert survivors(np.empty(0, int), np.empty(0, int), []).tolist() == []
+    assert exact_groups(np.empty(0, "S32")).tolist() == []
+    assert survivors(*[np.empty(0, int)] * 3).tolist() == []
 
 
 @settings(max_examples=15, deadline=None)
