@@ -34,14 +34,19 @@ def funnel_section(record: Mapping[str, Any]) -> str:
         "",
         f'<span class="bar"><i class="kept" style="width:{100 * record["kept"] / seen:.2f}%"></i></span>',
     ])  # fmt: skip
-    skipped = [f"{plain(rule)}: {why}" for rule, why in record.get("skipped_rules", {}).items()]
+    skipped = [
+        f"{plain(rule)}: {why}"
+        for kind in ("skipped_rules", "partly_applied")
+        for rule, why in record.get(kind, {}).items()
+    ]
     lead = (
         "In turn: what each rule removed of what the rules before it had left. Alone: all that fails the rule, "
         "whatever the others say. No other rule: would come back if this rule were switched off."
     )
     listed = table(("rule", "in turn", "alone", "no other rule", "left"), rows, numbers=(1, 2, 3))
     why = folded(
-        "Rules not applied", "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in skipped) + "</ul>"
+        "Rules not applied, or not to all images",
+        "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in skipped) + "</ul>",
     )
     return section("funnel", "The funnel", lead, listed, why if skipped else "")
 
