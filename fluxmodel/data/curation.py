@@ -43,8 +43,8 @@ _IMAGES_AT_ONCE = 16
 class CurationReport:
     """What curation did; `curation.json` holds the same.
 
-    `seen` = `kept` + the sum of `dropped` counts images; `caption_problems` counts captions, metadata rows and
-    folders that could not be read; `refused` lists the first of both kinds, rare reasons first.
+    `seen` = `kept` + the sum of `dropped` counts images; `problems` counts captions, metadata rows, folders and
+    shards that could not be read whole; `refused` lists the first of both kinds, rare reasons first.
     """
 
     data: str
@@ -53,7 +53,7 @@ class CurationReport:
     dropped: dict[str, int]
     refused: tuple[Dropped, ...]
     num_refused: int
-    caption_problems: dict[str, int]
+    problems: dict[str, int]
     ignored_files: dict[str, int]
     splits: dict[str, int]
     skipped_rules: dict[str, str]
@@ -268,7 +268,7 @@ def _report(source, rules, tally, skipped, partly, kept, in_test, output) -> Cur
         dropped=tally.dropped_counts(),
         refused=tally.listed(),
         num_refused=tally.num_refused,
-        caption_problems=tally.problem_counts(),
+        problems=tally.problem_counts(),
         ignored_files=dict(sorted(getattr(source, "ignored", {}).items())),
         splits={"train": num_kept - num_test, "test": num_test},
         skipped_rules=skipped,
