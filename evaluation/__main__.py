@@ -95,7 +95,12 @@ def run(job: EvaluationJob) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     with Spool(job.output / "metrics.jsonl") as spool:
         told = {"progress": spool.progress, "on_point": spool.point}
-        asked = {"prompts": job.prompts, "contestant": job.contestant, "cache": job.cache}
+        asked = {
+            "prompts": job.prompts,
+            "contestant": job.contestant,
+            "cache": job.cache,
+            "pixels": job.pixels,
+        }
         evaluate(
             job.model, job.dataset, job.evaluators, job.settings, partial, lora=job.lora, **asked, **told
         )

@@ -74,6 +74,7 @@ def evaluate(
     prompts: Path | None = None,
     contestant: ContestantSettings | None = None,
     cache: Path | None = None,
+    pixels: Path | None = None,
 ) -> EvaluationReport:
     """Judge a model and write the evaluation into the directory `output`.
 
@@ -88,10 +89,10 @@ def evaluate(
         lora: a LoRA to try on the model.
         prompts: file of prompts to ask instead of the data's.
         contestant: how the model is drawn where it is a diffusers pipeline.
-        cache: directory in which features of real images are kept for the next evaluation; None keeps none.
+        cache, pixels: folders for features of real images, and of all caches for decoded ones; None keeps none.
     """
     started = time.perf_counter()
-    benchmark = build_benchmark(dataset := CuratedDataset(dataset_dir), settings, prompts)
+    benchmark = build_benchmark(dataset := CuratedDataset(dataset_dir, pixels), settings, prompts)
     entrant = enter(model_dir, pipe, benchmark.reference.shape[-1], settings, contestant)
     instruments = Instruments(evaluators, benchmark, settings, cache)
     drawn = _Counter(progress, _num_images(benchmark, entrant.places))
@@ -110,8 +111,7 @@ def evaluate(
         "metrics": [each.model_dump() for each in numbers],
         "nearest": nearest, "leakage": contamination(dataset, benchmark),
         "curves": {name: rows for name in CURVES if (rows := [p.row() for p in made.points if p.curve == name])},
-        "straightness": made.straightness,
-        "lora": adopted,
+        "straightness": made.straightness, "lora": adopted,
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
         "chance": {"retrieval": instruments.chance(benchmark.prompts)},
         "judge": _judge(instruments.judge, settings, entrant),

@@ -140,5 +140,8 @@ class EvaluationJob(BaseModel):
         default=None,
         description="Where features of real images are kept for the next evaluation; none keeps none.",
     )
+    pixels: Path | None = Field(
+        default=None, description="Folder of all caches, where decoded images are kept; none keeps none."
+    )
     output: Path = Field(description="Where metrics.jsonl and final/ are written.")
     threads: int | None = Field(default=None, ge=1, description="Threads of torch; none leaves it as it is.")

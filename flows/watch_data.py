@@ -18,7 +18,9 @@ MINUTE = 60.0
 class WatchConfig(RetrainConfig):
     """What is watched, and what `retrain` is told when it changes."""
 
-    data: str = Field(default="", description="Folder of images to watch; it is what `retrain` learns from.")
+    data: str = Field(
+        default="", description="Folder, files or URI to watch; it is what `retrain` learns from."
+    )
     quiet_minutes: float = Field(
         default=10.0,
         ge=0,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,19 +49,23 @@ class _Merged:
 class DrawingModel:
     """Draws with one model directory."""
 
-    def __init__(self, directory: str | Path, name: str = "", version: str = ""):
+    def __init__(
+        self, directory: str | Path, name: str = "", version: str = "", cache: str | Path | None = None
+    ):
         """Read the model's default variant; another is read when it is first asked for.
 
         Args:
             directory: what `TextToImage.from_pretrained` reads.
             name: registered name, told in answers.
             version: registered version, likewise.
+            cache: folder of all caches, where FLUX.1's text embeddings are kept; default nowhere.
 
         Raises:
             InputError: the directory is none, or a part is missing or damaged.
         """
         self.directory, self.name, self.version = Path(directory), name, version
-        pipe = TextToImage.from_pretrained(self.directory)
+        self._read = partial(TextToImage.from_pretrained, self.directory, cache=cache)
+        pipe = self._read()
         self.index, self.multiple = pipe.index, 2 * pipe.autoencoder.config.downscale
         self.variants = {self.index.name: Variant(**pipe.index.model_dump(include=set(Variant.model_fields)))}
         self.variants |= self.index.variants
@@ -212,7 +217,7 @@ class DrawingModel:
 
     def _pipe(self, variant: str) -> TextToImage:
         if variant not in self._pipes:
-            self._pipes[variant] = TextToImage.from_pretrained(self.directory, variant)
+            self._pipes[variant] = self._read(variant)
         return self._pipes[variant]
 
 

@@ -10,6 +10,7 @@ scheduler/           how sampling times are shifted
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,8 @@ from typing import Literal
 import torch
 
 from fluxmodel.encoders.flux_autoencoder import FluxAutoencoder
-from fluxmodel.encoders.flux_text import FluxTextEncoder
+from fluxmodel.encoders.flux_text import FluxText
+from fluxmodel.encoders.ports import TextEncoder
 from fluxmodel.errors import InputError
 from fluxmodel.mmdit.config import MMDiTConfig
 from fluxmodel.mmdit.transformer import MMDiT
@@ -57,7 +59,7 @@ class FluxParts:
     name: Literal["dev", "schnell"]
     transformer: MMDiT
     autoencoder: FluxAutoencoder
-    text_encoder: FluxTextEncoder
+    text_encoder: TextEncoder
     time_shift: TimeShift
 
     @property
@@ -111,6 +113,7 @@ def load_flux_directory(
     variant: str = "",
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    read_text: Callable[[FluxText], TextEncoder] = FluxText.load,
 ) -> FluxParts:
     """Read a FLUX.1 directory.
 
@@ -119,6 +122,7 @@ def load_flux_directory(
         variant: "dev" or "schnell"; default whatever it is.
         dtype: of all parts; default the one the network is stored in.
         device: where all parts go; default the GPU where there is one.
+        read_text: reads the text encoders, or gives what answers for them.
 
     Raises:
         InputError: it is no FLUX.1 directory or another variant, a part is damaged, or parts do not fit each other.
@@ -131,8 +135,9 @@ def load_flux_directory(
     dtype = dtype or shape.img_in.weight.dtype
     try:  # the largest part comes last: what is wrong shows in seconds
         autoencoder = FluxAutoencoder.from_directory(directory / "vae", dtype).to(device)
-        text_encoder = FluxTextEncoder.from_directory(directory, MAX_TOKENS[name], dtype).to(device)
-        _require_fit(directory / "transformer", shape.config, autoencoder, text_encoder)
+        text = FluxText(directory, MAX_TOKENS[name], dtype, device)
+        text_encoder = read_text(text)
+        _require_fit(directory / "transformer", shape.config, autoencoder, text.widths())
         transformer = load_mmdit(directory / "transformer", dtype=dtype, device=device)
     except torch.OutOfMemoryError as error:
         raise InputError(
@@ -142,14 +147,15 @@ def load_flux_directory(
 
 
 def _require_fit(
-    path: Path, config: MMDiTConfig, autoencoder: FluxAutoencoder, text_encoder: FluxTextEncoder
+    path: Path, config: MMDiTConfig, autoencoder: FluxAutoencoder, text_widths: tuple[int, int]
 ) -> None:
     """Refuse a network that takes or gives other widths than the parts around it."""
+    token_width, pooled_width = text_widths
     for field, width, part in (
         ("in_channels", 4 * autoencoder.config.latent_channels, "vae"),
         ("out_channels", 4 * autoencoder.config.latent_channels, "vae"),
-        ("vec_in_dim", text_encoder.pooled_width, "text_encoder"),
-        ("context_in_dim", text_encoder.token_width, "text_encoder_2"),
+        ("vec_in_dim", pooled_width, "text_encoder"),
+        ("context_in_dim", token_width, "text_encoder_2"),
     ):
         if getattr(config, field) != width:
             raise InputError(

@@ -14,6 +14,7 @@ import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from fluxmodel.data.text_embeddings import remembered_flux_text
 from fluxmodel.encoders.autoencoder import Autoencoder
+from fluxmodel.encoders.flux_text import FluxText
 from fluxmodel.encoders.ports import LatentCoder, TextEncoder
 from fluxmodel.encoders.text import WordEncoder, WordEncoderConfig
 from fluxmodel.errors import InputError
@@ -153,6 +156,7 @@ class TextToImage:
         variant: str = "",
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
+        cache: str | Path | None = None,
     ) -> TextToImage:
         """Read a directory that `assemble` wrote, or a standard FLUX.1 directory.
 
@@ -161,13 +165,15 @@ class TextToImage:
             variant: which of its networks; default the one it is made for.
             dtype: of the network, and of FLUX.1's encoders; default as it is stored.
             device: where all goes; default the CPU, and the GPU for FLUX.1 where there is one.
+            cache: folder of all caches. FLUX.1's text encoders are then read only for a prompt that was never seen;
+                other models' need no cache. Default none.
 
         Raises:
             InputError: the directory is none, there is no such variant, or a part is missing or does not fit.
         """
         directory = Path(directory)
         if is_pipeline(directory):
-            return cls._from_flux(directory, variant, dtype, device)
+            return cls._from_flux(directory, variant, dtype, device, cache)
         if not (directory / INDEX).is_file():
             raise InputError(
                 f"{directory}: no {INDEX} there; name a directory that a Fluxline run registered, or FLUX.1's"
@@ -196,8 +202,10 @@ class TextToImage:
         variant: str,
         dtype: torch.dtype | None,
         device: str | torch.device | None,
+        cache: str | Path | None,
     ) -> TextToImage:
-        parts = load_flux_directory(directory, variant, dtype, device)
+        read_text = FluxText.load if cache is None else partial(remembered_flux_text, cache=cache)
+        parts = load_flux_directory(directory, variant, dtype, device, read_text)
         steps, guidance = FLUX_DEFAULTS[parts.name]
         index = ModelIndex(
             image_size=parts.image_size,

@@ -1,4 +1,4 @@
-"""Watching a folder of images: has it changed, and is it quiet again, so that a retraining is worth its while?
+"""Watching data: have they changed, and are they quiet again, so that a retraining is worth its while?
 
 A look is cheap: names, sizes and times first, and only the files whose size or times changed are read. What was seen
 is kept under FLUXLINE_HOME and replaced at once, so a look that is cut off is simply taken again. A change is told when
@@ -9,7 +9,6 @@ the same content, neither when it comes back later nor after a crash.
 import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fluxmodel.data.image_folder import FolderSource
-from fluxmodel.data.records import Reason
-from fluxmodel.data.sources import open_source
 from fluxmodel.data.storage import UNREADABLE, fingerprint_of
 from fluxmodel.errors import InputError
 from tasks.announce import announce
 from tasks.home import Home
+from tasks.watched_files import WatchedFiles, watched_files
 from tasks.whole_file import write_whole
 
 EVENT = "fluxline.dataset.changed"
@@ -36,7 +33,7 @@ class Change:
     """A data set that is not what it was.
 
     Attributes:
-        data: the folder, absolute.
+        data: the folder, file or URI, absolute.
         fingerprint: of its content now, as the pipeline would find it.
         before: the fingerprint last told, or first seen.
         added: files that were not there then.
@@ -82,28 +79,20 @@ class Look:
 def look(
     home: Home, data: str, quiet_seconds: float, tell: Callable[[Change], object], now: float | None = None
 ) -> Look:
-    """Look at a folder, and `tell` of a change once it is quiet; what `tell` raises leaves the change untold.
+    """Look at data, and `tell` of a change once it is quiet; what `tell` raises leaves the change untold.
 
     Args:
         home: where what was seen is kept.
-        data: the folder, as `--data` names it.
+        data: the folder or files, as `--data` names them.
         quiet_seconds: how long nothing may have changed before a change counts, seconds.
         tell: is given the change; when it returns, the change counts as told.
         now: Unix time; by default the clock's.
 
     Raises:
-        InputError: the folder is gone, holds no image or cannot be read whole; nothing is told then.
+        InputError: the data are gone, hold no image or cannot be read whole; nothing is told then.
     """
     now = time.time() if now is None else now
-    source = open_source(data)
-    if source.is_procedural:
-        raise InputError(f"data is {data!r}, which never changes; name a folder of images to watch.")
-    if not isinstance(source, FolderSource):
-        raise InputError(
-            f"data is {data!r}, which is no folder of image files on a disk, and no other is watched; "
-            "put `retrain` on a schedule instead: it does nothing while the data are the same."
-        )
-    _require_whole(source)
+    source = watched_files(data)
     place = home.watches / f"{hashlib.sha256(source.spec.encode()).hexdigest()[:16]}.json"
     with _alone(place, source.spec):
         before = _read(place)
@@ -158,30 +147,15 @@ def resource_id(data: str) -> str:
     return f"fluxline.dataset.{hashlib.sha256(data.encode()).hexdigest()[:16]}"
 
 
-def _require_whole(source: FolderSource) -> None:
-    """Refuse a folder of which a part cannot be listed: its files would seem to be removed."""
-    unreadable = [each for each in source.problems if each.reason == Reason.UNREADABLE_FOLDER]
-    if unreadable:
-        first = unreadable[0]
-        raise InputError(
-            f"{source.spec}: the folder {first.path or '.'!r} in it cannot be read ({first.detail}); give the user "
-            "Fluxline runs as the right to read it."
-        )
-
-
-def _files(source: FolderSource, known: dict[str, Any], now: float) -> tuple[dict[str, dict[str, Any]], int]:
+def _files(source: WatchedFiles, known: dict[str, Any], now: float) -> tuple[dict[str, dict[str, Any]], int]:
     """Each file's size, times and digest, taken from `known` where size and times are the same; and how many were read.
 
     One that could be read before and cannot now keeps its digest: a disk that hiccups is no change of the data.
     """
     found, num_read = {}, 0
-    for path in source.files:
+    for path in source.paths:
         old = known.get(path, {})
-        try:
-            status = os.stat(source.folder / path)
-            times = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        except OSError:
-            times = None
+        times = source.stat(path)
         if times is not None and times == old.get("stat"):
             found[path] = old
             continue

@@ -45,6 +45,7 @@ def _evaluate(
         "output": str(run.output),
         "threads": run.threads,
         "cache": str(run.home.features),
+        "pixels": str(run.home.cache),
     }
     final = run.launch("evaluation", job)
     from evaluation.report import closing_figures

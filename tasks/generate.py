@@ -59,7 +59,7 @@ def draw(
     from fluxmodel.drawing import DrawingModel
 
     beyond = [prompts[-1]] * (batch_size - len(prompts))
-    pictures = DrawingModel(directory).draw(
+    pictures = DrawingModel(directory, cache=home.cache).draw(
         [*prompts, *beyond],
         seed=how.seed,
         num_steps=how.steps or None,

@@ -221,6 +221,7 @@ def judge(
         "output": str(work / "output"),
         "threads": 1,
         "cache": str(home.features),
+        "pixels": str(home.cache),
     }
     try:
         needed = RESOURCES["evaluate"]

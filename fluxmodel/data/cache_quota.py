@@ -22,6 +22,7 @@ LIMIT = "FLUXLINE_CACHE_LIMIT"
 DEFAULT_BYTES = 20_000_000_000
 DEFAULT_SHARE = 0.1
 """Without a setting: 20 GB, or a tenth of the disk where that is less."""
+_COUNTED = (".values", ".index", ".parquet")
 ROOM = 0.9
 """A cache that wrote leaves a tenth of the quota free when it is closed, so that the next run can keep something."""
 
@@ -92,16 +93,18 @@ def held_bytes(root: str | Path) -> int:
 def trim(root: str | Path, limit: float) -> int:
     """Remove segments that nobody holds, longest unused first, until `limit` bytes are left; return how many."""
     left = held_bytes(root)
-    segments = list(Path(root).glob("*/*/*.values")) if left > limit else []
+    files = (path for folder in Path(root).glob("*/*/") for path in _files(folder))
+    segments = [path for path in files if path.suffix != ".index"] if left > limit else []
     for segment in sorted(segments, key=_used):
         if left <= limit:
             break
-        with _alone(segment.parent) as is_ours:
+        with _alone(segment.parent) as is_ours, suppress(OSError):  # another user's file may not go
             if is_ours:
                 for path in (segment.with_suffix(".index"), segment):
-                    left -= _size(path)
+                    num_bytes = _size(path)
                     path.unlink(missing_ok=True)
-                if not any(segment.parent.glob("*.values")):
+                    left -= num_bytes
+                if not any(path.suffix != ".index" for path in _files(segment.parent)):
                     shutil.rmtree(segment.parent, ignore_errors=True)
     return left
 
@@ -139,7 +142,7 @@ def _alone(folder: Path) -> Iterator[bool]:
 
 def _files(folder: Path) -> Iterator[Path]:
     with suppress(OSError):
-        yield from (path for path in folder.iterdir() if path.suffix in (".values", ".index"))
+        yield from (path for path in folder.iterdir() if path.suffix in _COUNTED)
 
 
 def _size(path: Path) -> int:

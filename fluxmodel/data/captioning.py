@@ -97,7 +97,8 @@ def caption_dataset(
         progress: told after every batch.
         shards: directories that `caption_shard` wrote, all of them: the captions are taken from there, and are the
             same to the last digit, since a shard is made of whole batches.
-        cache: folder of all caches, where captions are kept as soon as they are written; None keeps none.
+        cache: folder of all caches, where captions are kept as soon as they are written, and decoded images; None
+            keeps none.
         dual_encoder: directory of a CLIP that compares new captions with the old; None compares nothing.
 
     Returns:
@@ -108,7 +109,7 @@ def caption_dataset(
         InputError: `captioner` is no captioner, or an endpoint refuses as a whole.
         StageError: too many images failed; what was written is kept.
     """
-    source = CuratedDataset(dataset)
+    source = CuratedDataset(dataset, cache)
     level = level_of(source)
     unseen = held_out_scenes(level, settings.num_held_out) if captioner is not None and level else None
     total = sum(_sizes(source, unseen, settings.batch_size))
@@ -161,7 +162,7 @@ def caption_shard(
         InputError: `captioner` is no captioner, or an endpoint refuses as a whole.
         StageError: too many images of the shard failed; what was written is kept.
     """
-    source = CuratedDataset(dataset)
+    source = CuratedDataset(dataset, cache)
     level = level_of(source)
     unseen = held_out_scenes(level, settings.num_held_out) if level else None
     total = sum(_sizes(source, unseen, settings.batch_size)[shard::num_shards])

@@ -9,6 +9,7 @@ written (a full or read-only disk, the quota) it says so in one line and keeps n
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -76,7 +77,7 @@ class ContentCache:
         self._readers: list[SegmentReader] = []
         self._used: set[int] = set()
         self._writer: SegmentWriter | None = None
-        self._writer_number = -1
+        self._writer_number, self._segment_bytes = -1, SEGMENT_BYTES
         self._has_written = False
         self._pid = os.getpid()
         self._tried(self._open)
@@ -156,11 +157,8 @@ class ContentCache:
         return len(self._places) + sum(map(len, self._recent.values())) + len(self._pending)
 
     def _open(self) -> None:
-        self._lock = _locked_folder(self.folder)
-        if not (self.folder / RECIPE).exists():
-            partial = self.folder / f".{RECIPE}-{os.getpid()}-{secrets.token_hex(4)}"
-            partial.write_text(json.dumps(self.recipe, indent=2, sort_keys=True) + "\n")
-            os.replace(partial, self.folder / RECIPE)
+        self._lock = locked_folder(self.folder)
+        write_recipe(self.folder, self.recipe)
         found = [np.empty(0, ENTRY)]
         numbers = [np.empty(0, np.int64)]
         for path in sorted(self.folder.glob("*.values")):
@@ -186,7 +184,7 @@ class ContentCache:
             places = [place for places in self._recent.values() for place in places]
             self._recent = {}
             self._merge(np.array(prefixes, np.uint64), np.array(places, np.int64))
-        if writer.end >= SEGMENT_BYTES:
+        if writer.end >= self._segment_bytes:
             self._close_writer()
 
     def _begin(self) -> SegmentWriter:
@@ -197,12 +195,14 @@ class ContentCache:
             InputError: the quota is no number.
         """
         limit = cache_limit(self.root)
-        if trim(self.root, ROOM * limit) >= limit:
+        if trim(self.root, ROOM * limit) + self._pending_bytes >= limit:
             raise OSError(
-                f"the caches may hold {limit / 1e9:.3g} GB, and all that they hold is in use; see {LIMIT}"
+                f"the caches may hold {limit / 1e9:.3g} GB, and what they hold is in use or leaves no room for "
+                f"{self._pending_bytes / 1e9:.3g} GB; see {LIMIT}"
             )
+        self._segment_bytes = min(SEGMENT_BYTES, limit // 10)
         for number, reader in enumerate(self._readers):
-            if reader.is_clean and reader.end < SEGMENT_BYTES:
+            if reader.is_clean and reader.end < self._segment_bytes:
                 with suppress(OSError):
                     self._writer, self._writer_number = SegmentWriter(reader.path, reader), number
                     reader.is_clean = False
@@ -272,15 +272,39 @@ def _offset(place: int) -> int:
     return (place & (1 << _SEGMENT_SHIFT) - 1) << 4
 
 
-def _locked_folder(folder: Path) -> int:
-    """Make the folder and hold its lock, shared: while anybody does, the quota leaves the folder alone."""
+def write_recipe(folder: Path, recipe: Mapping[str, object]) -> None:
+    """Write what a folder of the cache is about, where it does not say so yet."""
+    if not (folder / RECIPE).exists():
+        partial = folder / f".{RECIPE}-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            partial.write_text(json.dumps(dict(recipe), indent=2, sort_keys=True) + "\n")
+            os.replace(partial, folder / RECIPE)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def locked_folder(folder: Path) -> int:
+    """Make the folder and hold its lock, shared: while anybody does, the quota leaves the folder alone.
+
+    Raises:
+        OSError: it can neither be made nor read; where it lies on a disk that is read-only it can still be read.
+    """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            lock = _opened_lock(folder / LOCK)
             fcntl.flock(lock, fcntl.LOCK_SH)
             if os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
                 return lock
             os.close(lock)
         except FileNotFoundError:  # the quota took the folder away just now
             continue
+
+
+def _opened_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES) and path.exists():
+            return os.open(path, os.O_RDONLY)
+        raise

@@ -43,8 +43,8 @@ _IMAGES_AT_ONCE = 16
 class CurationReport:
     """What curation did; `curation.json` holds the same.
 
-    `seen` = `kept` + the sum of `dropped` counts images; `caption_problems` counts captions, metadata rows and
-    folders that could not be read; `refused` lists the first of both kinds, rare reasons first.
+    `seen` = `kept` + the sum of `dropped` counts images; `problems` counts captions, metadata rows, folders and
+    shards that could not be read whole; `refused` lists the first of both kinds, rare reasons first.
     """
 
     data: str
@@ -53,10 +53,11 @@ class CurationReport:
     dropped: dict[str, int]
     refused: tuple[Dropped, ...]
     num_refused: int
-    caption_problems: dict[str, int]
+    problems: dict[str, int]
     ignored_files: dict[str, int]
     splits: dict[str, int]
     skipped_rules: dict[str, str]
+    partly_applied: dict[str, str]
     image_size: int
     report: Path
 
@@ -98,7 +99,7 @@ def curate_source(
     from fluxmodel.data.curation_funnel import summary
     from fluxmodel.data.curation_page import write_page
     from fluxmodel.data.curation_sections import Curated
-    from fluxmodel.data.decisions import decide, skipped_rules
+    from fluxmodel.data.decisions import all_drawn, decide, partly_applied, skipped_rules
     from fluxmodel.data.measurements import DECIDING_COLUMNS, first_captions, read_measurements
     from fluxmodel.data.spool import Spool
     from fluxmodel.data.thresholds import THRESHOLDS
@@ -107,14 +108,15 @@ def curate_source(
     try:
         _measure(source, rules, output, spool, tally, progress, cache, changes)
         measurements = read_measurements(output, DECIDING_COLUMNS)
-        skipped = skipped_rules(rules, source.is_procedural)
+        skipped = skipped_rules(rules, all_drawn(measurements))
         decisions = decide(measurements, rules, skipped)
         _note_dropped(output, measurements, decisions, rules, tally)
         if not decisions.kept.any():
             raise InputError(_nothing_kept_sentence(source, tally))
         in_test = _test_mask(measurements, decisions.kept, rules)
         num_shards = _write_shards(spool, measurements, decisions.kept, in_test, rules, output)
-        report = _report(source, rules, tally, skipped, decisions.kept, in_test, output)
+        partly = partly_applied(measurements, skipped)
+        report = _report(source, rules, tally, skipped, partly, decisions.kept, in_test, output)
         told = summary(
             measurements, decisions, rules, THRESHOLDS, lambda other: decide(measurements, other, skipped)
         )
@@ -139,9 +141,9 @@ def _measure(
 ) -> None:
     """Measure every item; say what of the source is new where that is asked for."""
     from fluxmodel.data.measurement_pass import MeasurementPass, open_cache
-    from fluxmodel.data.source_ledger import open_ledger
+    from fluxmodel.data.source_ledger import SourceLedger
 
-    ledger = None if cache is None else open_ledger(cache, source.spec)
+    ledger = None if cache is None else SourceLedger(Path(cache), source.spec)
     with nullcontext() if cache is None else open_cache(cache) as kept:
         measuring = MeasurementPass(rules, kept)
         try:
@@ -256,7 +258,7 @@ def _only(captions: pa.ListArray, usable: np.ndarray) -> pa.ListArray:
     )
 
 
-def _report(source, rules, tally, skipped, kept, in_test, output) -> CurationReport:
+def _report(source, rules, tally, skipped, partly, kept, in_test, output) -> CurationReport:
     num_kept, num_test = int(kept.sum()), int(in_test.sum())
     assert tally.seen == num_kept + tally.num_dropped, "an image was lost or counted twice"
     return CurationReport(
@@ -266,10 +268,11 @@ def _report(source, rules, tally, skipped, kept, in_test, output) -> CurationRep
         dropped=tally.dropped_counts(),
         refused=tally.listed(),
         num_refused=tally.num_refused,
-        caption_problems=tally.problem_counts(),
+        problems=tally.problem_counts(),
         ignored_files=dict(sorted(getattr(source, "ignored", {}).items())),
         splits={"train": num_kept - num_test, "test": num_test},
         skipped_rules=skipped,
+        partly_applied=partly,
         image_size=rules.image_size,
         report=output / "report.html",
     )

@@ -34,14 +34,19 @@ def funnel_section(record: Mapping[str, Any]) -> str:
         "",
         f'<span class="bar"><i class="kept" style="width:{100 * record["kept"] / seen:.2f}%"></i></span>',
     ])  # fmt: skip
-    skipped = [f"{plain(rule)}: {why}" for rule, why in record.get("skipped_rules", {}).items()]
+    skipped = [
+        f"{plain(rule)}: {why}"
+        for kind in ("skipped_rules", "partly_applied")
+        for rule, why in record.get(kind, {}).items()
+    ]
     lead = (
         "In turn: what each rule removed of what the rules before it had left. Alone: all that fails the rule, "
         "whatever the others say. No other rule: fails this rule alone."
     )
     listed = table(("rule", "in turn", "alone", "no other rule", "left"), rows, numbers=(1, 2, 3))
     why = folded(
-        "Rules not applied", "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in skipped) + "</ul>"
+        "Rules not applied, or not to all images",
+        "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in skipped) + "</ul>",
     )
     return section("funnel", "The funnel", lead, listed, why if skipped else "")
 
@@ -64,15 +69,15 @@ def sensitivity_section(record: Mapping[str, Any]) -> str:
 
 
 def refused_section(record: Mapping[str, Any]) -> str:
-    """What could not be used, each with its reason: images, then captions, rows of metadata and folders."""
-    problems = record.get("caption_problems", {})
+    """What could not be used, each with its reason: images, then captions, rows of metadata, folders and shards."""
+    problems = _problems(record)
     images = [each for each in record.get("refused", []) if each["reason"] not in problems]
     others = [each for each in record.get("refused", []) if each["reason"] in problems]
     listed = len(images) + len(others)
     more = record.get("num_refused", listed) - listed
     lead = f"The first {listed}, rare reasons first; decisions.parquet names all." if more > 0 else ""
     parts = []
-    for words, found in (("Images", images), ("Captions, rows of metadata, folders", others)):
+    for words, found in (("Images", images), ("Captions, rows of metadata, folders, shards", others)):
         if found:
             body = _refusals(found)
             parts.append(
@@ -106,13 +111,18 @@ def headline(record: Mapping[str, Any]) -> str:
     """The counts in large print."""
     seen, dropped = record["seen"], sum(record["dropped"].values())
     split = ", ".join(f"{num:,} for {name}" for name, num in record.get("splits", {}).items())
-    problems = sum(record.get("caption_problems", {}).values())
+    problems = sum(_problems(record).values())
     return boxes([
         ("seen", f"{seen:,}", "images"),
         ("kept", f"{record['kept']:,}", f"{100 * record['kept'] / max(seen, 1):.1f} %: {split}"),
         ("dropped", f"{dropped:,}", "seen = kept + dropped" if seen == record["kept"] + dropped else "does not add up"),
-        ("refused beside images", f"{problems:,}", "captions, rows, folders"),
+        ("refused beside images", f"{problems:,}", "captions, rows, folders, shards"),
     ])  # fmt: skip
+
+
+def _problems(record: Mapping[str, Any]) -> Mapping[str, int]:
+    """Return what could not be read beside images; records of earlier versions call it by its first kind."""
+    return record.get("problems", record.get("caption_problems", {}))
 
 
 def _change_cell(change: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ class Tally:
 
     @property
     def num_refused(self) -> int:
-        """Images dropped, and captions, rows and folders that could not be read."""
+        """Images dropped, and captions, rows, folders and shards that could not be read whole."""
         return self._dropped.total() + self._problems.total()
 
     def drop(self, path: str, reason: Reason, detail: str) -> None:
@@ -42,7 +42,7 @@ class Tally:
         self._note(path, reason, detail)
 
     def note_problem(self, item: UnreadableFile) -> None:
-        """Count something that is no image: a caption file, a metadata row, a folder."""
+        """Count something that is no image: a caption file, a metadata row, a folder, a shard."""
         self._problems[item.reason] += 1
         self._note(item.path, item.reason, item.detail)
 
@@ -51,7 +51,7 @@ class Tally:
         return _by_count(self._dropped)
 
     def problem_counts(self) -> dict[str, int]:
-        """Return reason -> number of captions, rows and folders, the most frequent first."""
+        """Return reason -> number of captions, rows, folders and shards, the most frequent first."""
         return _by_count(self._problems)
 
     def listed(self) -> tuple[Dropped, ...]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PROCEDURAL_SKIP = "procedural scenes that differ in one object are neighbours by perceptual hash"
+_PARTLY = "{} of {} images are drawn scenes, which it is not asked of: " + _PROCEDURAL_SKIP.removeprefix(
+    "procedural "
+)
 _COMPARED = {each.rule: each for each in THRESHOLDS if each.rule != "caption"}
 _BEFORE_CAPTIONS = [rule for rule, each in _COMPARED.items() if each.column not in MODEL_COLUMNS]
 _AFTER_CAPTIONS = [rule for rule, each in _COMPARED.items() if each.column in MODEL_COLUMNS]
@@ -65,7 +68,7 @@ def skipped_rules(rules: CurationRules, is_procedural: bool, models: Collection[
 
     Args:
         rules: thresholds.
-        is_procedural: whether scenes are drawn.
+        is_procedural: whether every image is a drawn scene, as `all_drawn` says.
         models: those of `MODEL_COLUMNS` that a model has measured.
     """
     skipped = {}
@@ -79,6 +82,20 @@ def skipped_rules(rules: CurationRules, is_procedural: bool, models: Collection[
     elif is_procedural:
         skipped["near_duplicate"] = _PROCEDURAL_SKIP
     return skipped
+
+
+def all_drawn(measurements: pa.Table) -> bool:
+    """Return whether every image with pixels is a drawn scene, wherever it was read from."""
+    has_pixels = measurements["refusal"].is_null().to_numpy()
+    return bool(has_pixels.any() and _drawn(measurements)[has_pixels].all())
+
+
+def partly_applied(measurements: pa.Table, skipped: Collection[str]) -> dict[str, str]:
+    """Return the rules that some images were not asked, each with how many and the reason."""
+    num = int(_drawn(measurements).sum())
+    if not num or "near_duplicate" in skipped:
+        return {}
+    return {"near_duplicate": _PARTLY.format(num, measurements.num_rows)}
 
 
 def decide(measurements: pa.Table, rules: CurationRules, skip: Collection[str] = ()) -> Decisions:
@@ -96,11 +113,12 @@ def decide(measurements: pa.Table, rules: CurationRules, skip: Collection[str] =
     values["exact_duplicate"] = np.full(len(exact), np.nan)
     survivor = exact
     if "near_duplicate" not in skip and rules.near_duplicate_distance is not None:
-        unique = candidates & (exact == np.arange(len(exact)))
+        unique = candidates & (exact == np.arange(len(exact))) & ~_drawn(measurements)
         near, bits = _near_survivors(measurements, unique, rules.near_duplicate_distance)
         passed["near_duplicate"], values["near_duplicate"] = _verdict(near, unique), bits
         survivor = near[exact]
-    kept = np.all([each == 1 for rule, each in passed.items() if rule in DUPLICATE_RULES], axis=0)
+    has_failed = np.any([each == 0 for each in passed.values()], axis=0)
+    kept = (passed["exact_duplicate"] == 1) & ~has_failed
     return Decisions(tuple(passed), passed, values, survivor, kept)
 
 
@@ -209,6 +227,13 @@ def _near_survivors(measurements: pa.Table, unique: np.ndarray, distance: int):
     differing = np.bitwise_count(hashes ^ hashes[own]).astype(np.float64)
     bits[chosen] = np.where(own == np.arange(len(own)), np.nan, differing)
     return survivor, bits
+
+
+def _drawn(measurements: pa.Table) -> np.ndarray:
+    """Return which images are drawn scenes, bool [n]; tables of earlier versions do not say."""
+    if "has_scene" not in measurements.column_names:
+        return np.zeros(measurements.num_rows, bool)
+    return measurements["has_scene"].fill_null(False).to_numpy()
 
 
 def _areas(measurements: pa.Table, chosen: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from fluxmodel.data.image_header import (
     reason_of,
     unidentified,
 )
+from fluxmodel.data.quiet_decoders import quiet_decoders
 from fluxmodel.data.records import Reason
 from fluxmodel.data.refusal import Refusal
 
@@ -137,6 +138,7 @@ def _formats() -> list[str]:
     from PIL import Image
 
     Image.init()
+    quiet_decoders()
     return [name for name in FORMATS if name in Image.OPEN]
 
 

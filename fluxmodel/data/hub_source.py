@@ -125,7 +125,7 @@ def _commit(path: str, revision: str | None, spec: str) -> str:
     except Exception as error:  # offline, missing, private, ill-named: each has a class of its own
         raise InputError(
             f"--data {spec}: the data set {path!r} cannot be reached on the hub ({one_line(error)}); check its name, "
-            "the network and, for a private one, HF_TOKEN."
+            "the network and, for a private or gated one, HF_TOKEN."
         ) from error
     if not found:
         raise InputError(f"--data {spec}: the hub names no commit of {path!r}; give one by revision=.")
@@ -141,7 +141,11 @@ def _opened(path: str, fields: dict[str, str], split: str, spec: str) -> tuple[A
         rows = datasets.load_dataset(path, split=split, streaming=True, **options)
         rows = rows if rows.features else rows._resolve_features()
     except Exception as error:  # its builders raise every kind of error
-        raise InputError(f"--data {spec}: cannot be opened ({one_line(error)}); write {_FORM}.") from error
+        reached = "" if Path(path).is_dir() else ", the network and, for a private or gated one, HF_TOKEN"
+        raise InputError(
+            f"--data {spec}: cannot be opened ({one_line(error)}); check its name, split and configuration{reached}, "
+            f"and write {_FORM}."
+        ) from error
     splits = rows.info.splits or {}
     return rows, int(splits[split].num_examples or 0) if split in splits else 0
 

@@ -79,6 +79,7 @@ class MeasurementPass:
         if isinstance(item, UnreadableFile):
             return row | {"refusal": str(item.reason), "detail": stored(item.detail)}
         row |= {"source": stored(item.source), "licence": stored(item.licence), "num_bytes": len(item.image)}
+        row["has_scene"] = item.scene is not None
         if item.id in known_ids:
             detail = f"id {row['id']!r} was given before"
             return row | {"refusal": str(Reason.DUPLICATE_ID), "detail": detail}

@@ -34,7 +34,7 @@ DECIDING_COLUMNS = (
         "height",
     ),
     *PIXEL_COLUMNS,
-    *("caption_words", "caption_refusals"),
+    *("caption_words", "caption_refusals", "has_scene"),
     *MODEL_COLUMNS,
 )
 _ROWS_A_GROUP = 4096
@@ -46,7 +46,8 @@ def measurement_schema() -> pa.Schema:
     `refusal` is the `Reason` why there are no pixels: `sha256` is null where not even bytes were looked at.
     `sharpness` (levels squared), `brightness` and `contrast` (of 1) and `entropy` (bits) are of
     `fluxmodel.data.image_measures`; `colors` is the colour signature beside the perceptual hash;
-    `caption_words` and `caption_refusals` go with `captions`: words of each text, and why it is no text.
+    `caption_words` and `caption_refusals` go with `captions`: words of each text, and why it is no text. `has_scene` is
+    true of a drawn scene whose ground truth is known.
     """
     import pyarrow as pa
 
@@ -66,6 +67,7 @@ def measurement_schema() -> pa.Schema:
             ("captions", pa.list_(caption)),
             ("caption_words", pa.list_(pa.int32())),
             ("caption_refusals", pa.list_(pa.string())),
+            ("has_scene", pa.bool_()),
             *[(name, pa.float32()) for name in MODEL_COLUMNS],
         ]
     )

@@ -17,6 +17,7 @@ class Reason(StrEnum):
     FILE_TOO_LARGE = "file_too_large"
     UNSAFE_PATH = "unsafe_path"
     DAMAGED_SHARD = "damaged_shard"
+    MISSING_END = "missing_end"
     NOTHING_THERE = "nothing_there"
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
@@ -57,6 +58,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.FILE_TOO_LARGE: "The file exceeds the rule max_file_bytes; shrink it or raise the rule.",
     Reason.UNSAFE_PATH: "The path leads out of its folder or archive (absolute, or with ..); name it from within.",
     Reason.DAMAGED_SHARD: "The parquet, arrow or tar file is damaged or ends early here; copy it again.",
+    Reason.MISSING_END: "The tar ends after a whole member, without its end mark; all was read, unless it was cut off.",
     Reason.NOTHING_THERE: "The row holds neither image bytes nor a path; fill it or take it out.",
     Reason.EMPTY_FILE: "The file holds no bytes; copy it again.",
     Reason.NOT_AN_IMAGE: "The bytes are no image format that is read here, whatever the name says.",

@@ -67,10 +67,14 @@ class RemoteFolderSource:
         yield from self._captions.problems
         yield from problems
 
+    @property
+    def paths(self) -> list[str]:
+        """Paths of all that counts, relative to the folder, sorted: images, metadata and captions."""
+        return sorted([*self._images, *self._metadata, *self._sidecars])
+
     def fingerprint(self) -> str:
         """Return the digest over names and versions of all images and captions."""
-        paths = sorted([*self._images, *self._metadata, *self._sidecars])
-        return fingerprint_of((path, self.storage.digest(path)) for path in paths)
+        return fingerprint_of((path, self.storage.digest(path)) for path in self.paths)
 
     def _metadata_rows(self, path: str) -> list[MetadataRow | BadRow]:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 """What a source gave when it was last curated, so that it can be said what is new in it.
 
-It lies beside the caches and never in the dataset: equal content gives equal bytes, whatever came before.
+It lies beside the caches and never in the dataset: equal content gives equal bytes, whatever came before. Like them it
+counts for the quota, may be deleted at any time, and never fails a run: without it nothing is said to be new or gone.
 """
 
 from __future__ import annotations
@@ -8,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from fluxmodel.data.cache_quota import ROOM, cache_limit, trim
+from fluxmodel.data.content_cache import locked_folder, write_recipe
 from fluxmodel.data.records import Reason
 
 if TYPE_CHECKING:
@@ -22,7 +27,10 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 20
 _ROWS_AT_ONCE = 16_384
-_ABANDONED_SECONDS = 86_400
+_LAST = "last.parquet"
+_DAY = 86_400.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,77 +62,92 @@ class SourceChanges:
 
 
 class SourceLedger:
-    """Streams the name, the bytes' digest and the captions' digest of each item, and compares at the end."""
+    """Streams the name, the bytes' digest and the captions' digest of each item, and compares at the end.
+
+    Attributes:
+        trouble: why it cannot be said what is new, as a sentence; empty while all is well.
+    """
 
     def __init__(self, cache: Path, spec: str) -> None:
+        """Begin the ledger of the source `spec` below the folder of all caches."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        folder = cache / "sources"
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        self._path = (
-            folder / f"{hashlib.sha256(spec.encode('utf-8', 'backslashreplace')).hexdigest()[:32]}.parquet"
-        )
-        self._aside = self._path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-        self._schema = pa.schema([(name, pa.string()) for name in ("id", "image", "captions")])
-        self._writer = pq.ParquetWriter(self._aside, self._schema, compression="zstd")
+        name = hashlib.sha256(spec.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+        self.trouble = ""
+        self._cache, self._spec, self._folder = cache, spec, cache / "sources" / name
+        self._aside = self._folder / f"{uuid.uuid4().hex}.tmp"
+        self._schema = pa.schema([(column, pa.string()) for column in ("id", "image", "captions")])
         self._rows: list[dict] = []
+        self._lock, self._writer = -1, None
+        self._tried(self._begin)
 
     def add(self, row: dict) -> None:
         """Note one row of the measurements; an id that was given before says nothing of its first owner."""
-        if row["refusal"] == Reason.DUPLICATE_ID:
+        if self.trouble or row["refusal"] == Reason.DUPLICATE_ID:
             return
         captions = json.dumps(row.get("captions")).encode()
         image = row.get("sha256") or row["refusal"]
         digest = hashlib.sha256(captions).hexdigest()[:32]
         self._rows.append({"id": row["id"], "image": image, "captions": digest})
         if len(self._rows) >= _ROWS_AT_ONCE:
-            self._flush()
+            self._tried(self._flush)
 
     def finish(self, num_decoded: int) -> SourceChanges:
         """Compare with the last curation, take its place, and return what changed."""
+        found = None if self.trouble else self._tried(lambda: self._finish(num_decoded))
+        return found or SourceChanges(num_decoded, True)
+
+    def abandon(self) -> None:
+        """Leave the last curation in its place; after `finish` this does nothing but give up the folder."""
+        with suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
+        with suppress(OSError):
+            self._aside.unlink(missing_ok=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+            trim(self._cache, ROOM * cache_limit(self._cache))
+
+    def _begin(self) -> None:
+        import pyarrow.parquet as pq
+
+        self._lock = locked_folder(self._folder)
+        write_recipe(self._folder, {"name": "sources", "source": self._spec})
+        for left in self._folder.glob("*.tmp"):  # of runs that were killed
+            if time.time() - left.stat().st_mtime > _DAY:
+                left.unlink(missing_ok=True)
+        self._writer = pq.ParquetWriter(self._aside, self._schema, compression="zstd")
+
+    def _finish(self, num_decoded: int) -> SourceChanges:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._flush()
+        assert self._writer is not None
         self._writer.close()
-        now = pq.read_table(self._aside)
+        now, last = pq.read_table(self._aside), self._folder / _LAST
         try:
-            before = pq.read_table(self._path, schema=self._schema)
+            before = pq.read_table(last, schema=self._schema)
         except (OSError, pa.ArrowInvalid):  # none yet, or damaged: nothing to compare with
             before = None
-        self._aside.replace(self._path)
+        self._aside.replace(last)
         return SourceChanges(num_decoded, True) if before is None else _compared(before, now, num_decoded)
-
-    def abandon(self) -> None:
-        """Leave the last curation in its place; after `finish` this does nothing."""
-        self._writer.close()
-        self._aside.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         import pyarrow as pa
 
         rows, self._rows = self._rows, []
-        if rows:
+        if rows and self._writer is not None:
             self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
 
-
-def open_ledger(cache: str | Path, spec: str) -> SourceLedger | None:
-    """Return the ledger of a source, or None where the directory cannot be written: it is told of, never needed."""
-    try:
-        return SourceLedger(Path(cache), spec)
-    except OSError as error:
-        logging.getLogger(__name__).warning(f"{cache}: what is new in the source is not said ({error}).")
+    def _tried(self, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except OSError as error:
+            self.trouble = f"{self._folder}: what is new in the source is not said ({error})"
+            logging.getLogger(__name__).warning(self.trouble)
         return None
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Delete what a killed curation left half-written."""
-    for path in folder.glob("*.tmp"):
-        with suppress(FileNotFoundError):  # another curation was here first
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()
 
 
 def _compared(before: pa.Table, now: pa.Table, num_decoded: int) -> SourceChanges:

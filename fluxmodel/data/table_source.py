@@ -34,7 +34,11 @@ _BUFFER_BYTES = 1 << 20
 
 
 class TableSource:
-    """The rows of parquet and arrow files, in the order of their paths."""
+    """The rows of parquet and arrow files, in the order of their paths.
+
+    Attributes:
+        names_paths: the images lie outside of the table, which names them by path.
+    """
 
     is_procedural = False
 
@@ -51,7 +55,8 @@ class TableSource:
         for path in self.files.paths:
             try:
                 with self._table(path) as table:
-                    find_columns(table.schema, f"--data {self._place(path)}")
+                    columns = find_columns(table.schema, f"--data {self._place(path)}")
+                    self.names_paths = columns.kind not in ("struct", "bytes")
                     return
             except DamagedTable as error:
                 first_error = first_error or f"{printable(path)}: {error}"

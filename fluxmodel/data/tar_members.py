@@ -28,6 +28,14 @@ class DamagedTar(ValueError):
     """The archive is no tar, or is damaged or ends early at this place."""
 
 
+class MissingEnd(DamagedTar):
+    """The archive ends where a member or its end mark would begin.
+
+    All that is there was read. Writers that are killed and tools that join tars leave this, and so does a copy that
+    was cut off just there, which nobody can tell from the others.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One member of a tar; `kind` says what it is instead of a file, empty for files and `folder` for folders.
@@ -48,6 +56,7 @@ def read_members(file: IO[bytes], limit: int) -> Iterator[Member]:
 
     Raises:
         DamagedTar: a header cannot be read, or the archive ends in the middle of a member (which was yielded).
+        MissingEnd: it ends without its end mark.
     """
     long_name, position = "", 0
     fields: dict[str, str] = {}
@@ -72,7 +81,8 @@ def read_members(file: IO[bytes], limit: int) -> Iterator[Member]:
         yield Member(name, size, kind, data, stored - held)
         if held < stored:
             raise DamagedTar(f"it ends after {held} of the {stored} bytes of {name!r}")
-        _skip(file, -stored % _BLOCK)
+        if _skip(file, -stored % _BLOCK) < -stored % _BLOCK:
+            raise DamagedTar(f"it ends within the zeros after {name!r}")
         position += stored + -stored % _BLOCK
 
 
@@ -84,6 +94,8 @@ def _header(file: IO[bytes], position: int) -> tarfile.TarInfo | None:
     except tarfile.EOFHeaderError:  # pyright: ignore[reportAttributeAccessIssue]
         return None
     except (tarfile.HeaderError, ValueError) as error:
+        if not block and position:
+            raise MissingEnd(f"byte {position}: it ends without the mark of an end") from error
         what = "it ends without the mark of an end" if len(block) < _BLOCK else "no header of a tar"
         raise DamagedTar(f"byte {position}: {what}") from error
 

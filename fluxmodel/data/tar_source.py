@@ -23,7 +23,7 @@ from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
 from fluxmodel.data.shard_files import ShardFiles
 from fluxmodel.data.storage import one_line, printable
 from fluxmodel.data.table_rows import UnsafePath, require_inside
-from fluxmodel.data.tar_members import DamagedTar, Member, read_members
+from fluxmodel.data.tar_members import DamagedTar, Member, MissingEnd, read_members
 from fluxmodel.errors import InputError
 
 _CAPTION_SUFFIXES = (".txt", ".caption", ".json")
@@ -105,7 +105,8 @@ class TarSource:
         except (OSError, EOFError, DamagedTar, zlib.error) as error:
             if group is not None:
                 yield from group.items(self.name)
-            yield UnreadableFile(name, name, Reason.DAMAGED_SHARD, one_line(error), False)
+            reason = Reason.MISSING_END if isinstance(error, MissingEnd) else Reason.DAMAGED_SHARD
+            yield UnreadableFile(name, name, reason, one_line(error), False)
         else:
             if group is not None:
                 yield from group.items(self.name)

@@ -7,6 +7,7 @@ CLIP's are padded to its 77 tokens. What is longer is cut off.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,49 @@ from torch import Tensor, nn
 
 from fluxmodel.encoders.text import EncodedText
 from fluxmodel.errors import InputError
-from fluxmodel.pretrained_folder import quiet_libraries, read_network
+from fluxmodel.pretrained_folder import quiet_libraries, read_json, read_network
+
+
+@dataclass(frozen=True)
+class FluxText:
+    """The text encoders of a FLUX.1 directory, not read yet.
+
+    Attributes:
+        directory: holds `text_encoder`, `text_encoder_2`, `tokenizer` and `tokenizer_2`.
+        max_tokens: tokens of T5, 512 for dev and 256 for schnell.
+        dtype: of both networks.
+        device: where they go.
+    """
+
+    directory: Path
+    max_tokens: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def load(self) -> FluxTextEncoder:
+        """Read them.
+
+        Raises:
+            InputError: a part is missing, damaged, pickled or of another shape.
+        """
+        return FluxTextEncoder.from_directory(self.directory, self.max_tokens, self.dtype).to(self.device)
+
+    def widths(self) -> tuple[int, int]:
+        """Return the width of a token's embedding and of the pooled one, by the configurations alone.
+
+        Raises:
+            InputError: a configuration is missing or damaged.
+        """
+        import transformers
+
+        found = []
+        for kind, part, field in (
+            (transformers.T5Config, "text_encoder_2", "d_model"),
+            (transformers.CLIPTextConfig, "text_encoder", "hidden_size"),
+        ):
+            config = kind.from_dict(read_json(self.directory / part / "config.json"))
+            found.append(int(getattr(config, field)))
+        return found[0], found[1]
 
 
 class FluxTextEncoder(nn.Module):

@@ -10,6 +10,7 @@ from PIL import Image
 from evaluation import EvaluationSettings, closing_figures, evaluate
 from evaluation.atlas import HELD_OUT, read_atlas
 from evaluation.identity import Identity, Measurement, require_comparable
+from fluxmodel.data.cache_quota import holdings
 
 SETTINGS = EvaluationSettings(
     num_images=60,
@@ -183,8 +184,9 @@ def test_times_and_memory_say_on_what_they_were_measured(judged):
     assert "thread" not in kept
 
 
-def test_equal_seeds_give_equal_evaluations(judged):
-    first, again = judged.report.directory, judged("again").directory
+def test_equal_seeds_give_equal_evaluations(judged, tmp_path):
+    first, again = judged.report.directory, judged("again", pixels=tmp_path).directory
+    assert [each.name for each in holdings(tmp_path)] == ["pixels"]
     assert (again / "measured.json").read_bytes() == (first / "measured.json").read_bytes()
     undigested = set(json.loads((again / "undigested.json").read_text()))
     names = {path.name for path in again.iterdir()} - undigested

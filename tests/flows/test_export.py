@@ -1,11 +1,13 @@
 """`fluxline export` and `fluxline generate` with a FLUX.1 directory, as a person types them."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from flows.cli import run_command
+from fluxmodel.encoders.flux_text import FluxTextEncoder
 from fluxmodel.lora_files import write_lora
 from fluxmodel.weights import read_mmdit_config
 from tests.fluxmodel.tiny_loras import random_lora
@@ -33,6 +35,23 @@ def test_a_flux_directory_is_drawn_with_exported_and_drawn_with_again(schnell, t
             assert opened.size == (256, 256)
             pixels.append(opened.tobytes())
     assert pixels[0] == pixels[1]
+
+
+def test_a_prompt_that_was_drawn_before_reads_no_text_encoder(schnell, tmp_path, capsys, monkeypatch):
+    drawing = ["--steps", "1", "--height", "16", "--width", "16", "--out", str(tmp_path / "images"), "--json"]
+    asked = ["a red circle", "a blue square"]
+
+    def drawn():
+        assert run_command(["generate", *asked, "--model", str(schnell), *drawing]) == 0
+        images = json.loads(capsys.readouterr().out.splitlines()[-1])["images"]
+        return [Path(each["path"]).read_bytes() for each in images]
+
+    first = drawn()
+    with monkeypatch.context() as patch:
+        patch.setattr(FluxTextEncoder, "from_directory", lambda *_: pytest.fail("T5 and CLIP were read"))
+        assert drawn() == first
+    asked[1] = "a green square"
+    assert drawn()[0] == first[0]
 
 
 def test_a_lora_acts_alike_merged_while_drawing_and_merged_while_exporting(schnell, tmp_path, capsys):

@@ -13,6 +13,7 @@ from tasks import dataset_watch
 from tasks.curate import identify_source
 from tasks.dataset_watch import Change, Look, look
 from tasks.home import Home
+from tests.fluxmodel.data.tiny_shards import write_tar
 
 QUIET = 600.0
 START = 2e9
@@ -222,10 +223,99 @@ def test_a_ruined_note_is_one_sentence(watch):
     json.dumps(watch.told)
 
 
-def test_a_table_is_not_watched_and_the_cure_is_said(home, tmp_path):
+def nobody(change: Change) -> None:
+    pytest.fail(f"there was nothing to tell: {change}")
+
+
+def image_table(path, *images):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="no other is watched; put `retrain` on a schedule"):
-        look(home, str(tmp_path / "a.parquet"), 1, lambda change: None)
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"image": list(images)}), path)
+
+
+def image_tar(path, *images):
+    path.parent.mkdir(exist_ok=True)
+    write_tar(path, *((f"{number}.png", image) for number, image in enumerate(images)))
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(image_table, "parquet"), (image_tar, "tar")])
+def test_shards_are_watched_as_a_folder_is(home, tmp_path, write, suffix):
+    told, shards = [], tmp_path / "shards"
+
+    def seen(now, quiet=0.0):
+        found = look(home, str(shards), quiet, told.append, now)
+        return found.state, found.num_read
+
+    write(shards / f"a.{suffix}", b"1", b"2")
+    write(shards / f"b.{suffix}", b"3")
+    assert seen(START) == ("first", 2)
+    assert seen(START + 1) == ("same", 0)
+    write(shards / f"b.{suffix}", b"3", b"4")
+    write(shards / f"c.{suffix}", b"5")
+    assert seen(START + 2, QUIET) == ("restless", 2)
+    assert seen(START + 2 + QUIET, QUIET) == ("changed", 0)
+    assert [(each.added, each.changed, each.num_files) for each in told] == [(1, 1, 3)]
+    assert (told[0].data, told[0].fingerprint) == (str(shards), identify_source(str(shards)).fingerprint)
+    assert seen(START + 9e3) == ("same", 0)
+
+
+def test_a_folder_of_shards_that_cannot_be_listed_whole_is_no_change(home, tmp_path, monkeypatch):
+    image_tar(tmp_path / "shards" / "a.tar", b"1")
+    image_tar(tmp_path / "shards" / "deep" / "b.tar", b"2")
+    look(home, str(tmp_path / "shards"), 0, nobody, START)
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"the folder 'deep' in it cannot be read \(Permission denied\)"):
+        look(home, str(tmp_path / "shards"), 0, nobody, START + 1)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.parquet", "a.tar"])
+def test_a_storage_is_watched_by_what_it_tells_of_its_objects(home, tmp_path, name):
+    """fsspec's storage in memory tells size and time of writing of its objects; they are never read."""
+    import fsspec
+
+    files, told = fsspec.filesystem("memory"), []
+    place = f"memory://{tmp_path.name}-{name}"
+    here = tmp_path / "here" / name
+    here.parent.mkdir()
+
+    def put(path, *images):
+        if path.endswith(".png"):
+            here.write_bytes(images[0])
+        else:
+            (image_tar if path.endswith(".tar") else image_table)(here, *images)
+        files.pipe(f"{place}/{path}", here.read_bytes())
+
+    put(name, b"one")
+    assert look(home, place, 0, told.append, START).state == "first"
+    assert look(home, place, 0, told.append, START).state == "same"
+    put(name, b"two")
+    assert look(home, place, QUIET, told.append, START).state == "restless"
+    assert look(home, place, QUIET, told.append, START + QUIET).state == "changed"
+    put(f"more-{name}", b"three")
+    assert look(home, place, 0, told.append, START).state == "changed"
+    assert [(each.added, each.changed, each.num_files) for each in told] == [(0, 1, 1), (1, 0, 2)]
+    assert told[1].fingerprint == identify_source(place).fingerprint
+    files.rm(place, recursive=True)
+    with pytest.raises(InputError, match="memory://"):
+        look(home, place, 0, told.append, START)
+
+
+def test_what_is_not_watched_is_told_with_the_cure(home, tmp_path):
+    image_table(tmp_path / "a.parquet", "a.png")
+    (tmp_path / "a.png").write_bytes(b"1")
+    image_tar(tmp_path / "b.tar", b"1")
+    (tmp_path / "mix.yaml").write_text("sources:\n- data: b.tar\n")
+    for name in ("a.parquet", "mix.yaml"):
+        with pytest.raises(
+            InputError, match="no hub, mixture or curated data set and no table of paths; put `retrain`"
+        ):
+            look(home, str(tmp_path / name), 1, nobody)

@@ -17,6 +17,7 @@ from fluxmodel.weights import read_mmdit_config
 from tasks import registry
 from tasks.drawing import Drawing
 from tasks.generate import draw, draw_again
+from tasks.home import Home
 from tasks.registry import StoredVersion
 from tests.fluxmodel.tiny_loras import random_lora
 from tests.kit import write_model
@@ -29,7 +30,7 @@ def draw_here(tmp_path, monkeypatch):
     """Draw prompts with seed 0 by a stand-in for the network; return the names of the files."""
 
     class Stub:
-        def __init__(self, *_):
+        def __init__(self, *_, **__):
             pass
 
         def draw(self, prompts, seed, **_):
@@ -41,7 +42,7 @@ def draw_here(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "DrawingModel", Stub)
 
     def call(*prompts: str) -> list[str]:
-        made = draw(None, list(prompts), Drawing(model=str(tmp_path)), tmp_path / "out")  # type: ignore[arg-type]
+        made = draw(Home(tmp_path), list(prompts), Drawing(model=str(tmp_path)), tmp_path / "out")
         return [Path(each.path).name for each in made]
 
     return call
@@ -202,7 +203,7 @@ def test_a_recipe_with_a_number_out_of_its_range_is_refused(model, tmp_path, cha
     recipe = replace(Recipe("a cat", 0, 1, 1.0, 8, 8, "", "", 1.0, "", 1), **change)
     (tmp_path / "image.png").write_bytes(encode_png(Image.new("RGB", (8, 8)), recipe))
     with pytest.raises(InputError, match=said):
-        draw_again(None, tmp_path / "image.png", [], Drawing(model=str(model)), tmp_path)  # type: ignore[arg-type]
+        draw_again(Home(tmp_path), tmp_path / "image.png", [], Drawing(model=str(model)), tmp_path)
 
 
 def test_another_lora_of_the_same_name_is_not_drawn_with(model, fluxline_home, tmp_path, capfd):

@@ -71,7 +71,7 @@ def test_every_file_of_the_folder_is_kept_or_dropped_for_its_reason(curated):
 
 def test_what_is_wrong_beside_the_images_is_told_too(curated):
     _, report = curated
-    assert report.caption_problems == {"bad_caption_file": 1, "bad_metadata_row": 3, "missing_file": 2}
+    assert report.problems == {"bad_caption_file": 1, "bad_metadata_row": 3, "missing_file": 2}
 
 
 def test_what_is_kept_shows_what_was_written(curated):

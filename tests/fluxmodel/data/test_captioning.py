@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fluxmodel.data import decode
 from fluxmodel.data.caption_flags import EMPTY, LOW_SCORE, UNPARSABLE
 from fluxmodel.data.caption_rows import CaptionRow, read_rows, trainable_captions, write_rows
 from fluxmodel.data.captioning import CaptionSettings, caption_dataset, caption_shard
@@ -144,6 +145,19 @@ def test_a_folder_without_captioner_keeps_its_given_captions_and_says_why(folder
     assert report["provenance"]["captioner"] is None
     assert "no captioner" in report["provenance"]["reason"]
     assert metrics["num_captioned"] == 0
+
+
+def test_a_folder_captioned_again_decodes_nothing(folder, captioner, tmp_path, monkeypatch):
+    caption_dataset(folder, captioner, make(tmp_path / "first"), SETTINGS, cache=tmp_path / "cache")
+    monkeypatch.setattr(decode, "decode", lambda *_: pytest.fail("an image was decoded again"))
+    caption_dataset(folder, captioner, make(tmp_path / "second"), SETTINGS, cache=tmp_path / "cache")
+    for name in ("captions.parquet", "captions.json", "captions.html"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def make(directory):
+    directory.mkdir()
+    return directory
 
 
 def test_a_folder_is_captioned_by_a_model_of_the_users_own(folder, captioner, tmp_path):

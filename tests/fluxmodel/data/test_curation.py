@@ -271,7 +271,7 @@ def test_problems_beside_the_images_are_counted_apart(tmp_path):
     gone = UnreadableFile("b.png", "b.png", Reason.UNREADABLE, "Permission denied")
     report = curate_source(Listed([sample("a", GOOD, "a"), gone, row]), RULES, new(tmp_path))
     assert (report.seen, report.kept, report.dropped) == (2, 1, {"unreadable": 1})
-    assert report.caption_problems == {"bad_metadata_row": 1}
+    assert report.problems == {"bad_metadata_row": 1}
     assert report.num_refused == 2
 
 

@@ -31,7 +31,8 @@ def table(n: int) -> pa.Table:
         rng = np.random.default_rng(same)
         rows.append({
             "id": f"image-{number:06d}", "path": f"folder/image-{number:06d}.png", "source": "table",
-            "num_bytes": 100 + number, "sha256": f"{number:064x}", "pixel_sha256": hashlib.sha256(b"%d" % same).hexdigest(),
+            "num_bytes": 100 + number, "sha256": f"{number:064x}",
+            "pixel_sha256": hashlib.sha256(b"%d" % same).hexdigest(),
             "phash": int(rng.integers(0, 1 << 63)), "colors": rng.integers(0, 256, 192, np.uint8).tobytes(),
             "width": 20 + same % 40, "height": 60, "sharpness": float(same), "brightness": (same % 11) / 10,
             "contrast": 0.5, "entropy": 4.0, "captions": [{"text": "a b", "kind": "given", "model": None}],

@@ -50,6 +50,32 @@ fuzzed = settings(
 )
 
 
+def test_damaged_files_print_nothing():
+    """In a process of its own, whose file descriptor 2 is looked at: C libraries write there."""
+    code = """
+import io
+from PIL import Image
+from fluxmodel.data.decode import Refusal, decode
+refused = 0
+for compression, mode in (("group4", "1"), ("tiff_adobe_deflate", "RGB"), ("tiff_lzw", "RGB"), ("jpeg", "RGB")):
+    stream = io.BytesIO()
+    Image.effect_noise((64, 64), 90).convert(mode).save(stream, "TIFF", compression=compression)
+    whole = stream.getvalue()
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        data = bytearray(whole)
+        data[place] ^= 0xFF
+        try:
+            decode(bytes(data))
+        except Refusal:
+            refused += 1
+print(refused)
+"""
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
+    assert done.stderr == ""
+
+
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
     """A valid file with some bytes changed, cut, doubled or moved, mostly near its start."""

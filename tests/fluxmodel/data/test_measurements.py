@@ -1,8 +1,6 @@
 """Measuring apart from deciding: a threshold needs no decode, what is known by content is not measured again."""
 
 import json
-import os
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -370,19 +368,6 @@ def test_a_ledger_that_cannot_be_written_ends_no_curation(tmp_path, caplog):
     items = [sample("a", encoded(picture(0)), "a")]
     assert curate_source(Listed(items), RULES, new(tmp_path), cache=tmp_path / "cache").kept == 1
     assert "what is new in the source is not said" in caplog.text
-
-
-def test_what_a_killed_curation_left_of_its_ledger_is_cleared_away(tmp_path):
-    folder = tmp_path / "cache" / "sources"
-    folder.mkdir(parents=True)
-    for name, age in (("old.tmp", 90_000), ("young.tmp", 10)):
-        (folder / name).touch()
-        then = time.time() - age
-        os.utime(folder / name, (then, then))
-    curate_source(
-        Listed([sample("a", encoded(picture(0)), "a")]), RULES, new(tmp_path), cache=tmp_path / "cache"
-    )
-    assert [path.name for path in folder.glob("*.tmp")] == ["young.tmp"]
 
 
 @pytest.mark.parametrize("rule", ["max_brightness", "min_brightness"])

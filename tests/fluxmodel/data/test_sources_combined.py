@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from fluxmodel.data.curation import curate
 from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.records import Reason
 from fluxmodel.errors import InputError
+from tests.fluxmodel.data.pictures import picture
 from tests.fluxmodel.data.tiny_shards import (
     PICTURES,
     opened,
@@ -53,6 +57,35 @@ def test_a_mixture_reads_paths_with_any_character_and_makes_ids_unique(tmp_path)
     assert [item.id for item in source][::6] == ["1/x.parquet#000000000", "again/x.parquet#000000000"]
     assert len(source) == 12
     assert source.name == "mixture:mix.yaml"
+
+
+def test_drawn_scenes_that_are_neighbours_stay_wherever_they_are_read_from(tmp_path):
+    rules, drawn = CurationRules(min_side=16, test_fraction=0), "procedural:shapes?level=demo&n=150&seed=0"
+    for name in ("drawn", "read", "mixed", "photos"):
+        (tmp_path / name).mkdir()
+    first = curate(drawn, rules, tmp_path / "drawn")
+    again = curate(str(tmp_path / "drawn"), rules, tmp_path / "read")
+    assert (again.kept, again.dropped) == (first.kept, {})
+    assert again.skipped_rules["near_duplicate"] == first.skipped_rules["near_duplicate"]
+    assert again.partly_applied == {}
+    for suffix in ("png", "jpg"):
+        Image.fromarray(picture(1)).save(tmp_path / "photos" / f"{suffix}.{suffix}")
+        (tmp_path / "photos" / f"{suffix}.txt").write_text("a photograph")
+    data = mixture(tmp_path, {"data": "photos"}, {"data": "drawn"}, {"data": drawn})
+    report = curate(data, rules, tmp_path / "mixed")
+    assert (report.kept, report.dropped) == (
+        first.kept + 1,
+        {"exact_duplicate": first.seen, "near_duplicate": 1},
+    )
+    assert "near_duplicate" not in report.skipped_rules
+    said = report.partly_applied["near_duplicate"]
+    assert said.startswith(f"{first.kept + first.seen} of {report.seen} images are drawn scenes")
+    assert said in (tmp_path / "mixed" / "report.html").read_text()
+    rows = pq.read_table(tmp_path / "mixed" / "decisions.parquet").filter(
+        pc.field("rule") == "near_duplicate"
+    )
+    passed = rows["passed"].to_pylist()
+    assert (passed.count(True), passed.count(False)) == (1, 1), "of a scene it has nothing to say"
 
 
 def test_an_image_of_half_the_weight_is_learned_from_half_as_often(tmp_path):
