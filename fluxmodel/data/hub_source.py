@@ -82,7 +82,7 @@ class HubSource:
             storage = storage_at(self.path)
             files = [(path, storage.digest(path)) for path in storage.find()]
         what = "local" if self._is_local else self.path
-        return fingerprint_of([("spec", f"{what} {sorted(self._fields.items())}"), *files])
+        return fingerprint_of("hub", [("spec", f"{what} {sorted(self._fields.items())}"), *files])
 
     def _read_file(self, path: str) -> bytes:
         """Read an image that `datasets` names by path; a row may not name a file outside its data set."""

@@ -70,7 +70,7 @@ class RemoteFolderSource:
     def fingerprint(self) -> str:
         """Return the digest over names and versions of all images and captions."""
         paths = sorted([*self._images, *self._metadata, *self._sidecars])
-        return fingerprint_of((path, self.storage.digest(path)) for path in paths)
+        return fingerprint_of("folder", ((path, self.storage.digest(path)) for path in paths))
 
     def _metadata_rows(self, path: str) -> list[MetadataRow | BadRow]:
         with tempfile.TemporaryDirectory() as folder:

@@ -27,9 +27,13 @@ _TIMES = "LastModified last_modified mtime updated modified created".split()
 _MAX_EXPANDED = 1_000_000
 
 
-def fingerprint_of(digests: Iterable[tuple[str, str]]) -> str:
-    """Return the fingerprint of a folder by (path, digest) of each of its files, in the order of their paths."""
-    total = hashlib.sha256()
+def fingerprint_of(kind: str, digests: Iterable[tuple[str, str]]) -> str:
+    """Return the fingerprint of files by (path, digest) of each, in the order of their paths.
+
+    It begins with the kind of the source, for one file can be read in several ways: a shard of a curated data set is
+    a table as well.
+    """
+    total = hashlib.sha256(f"{kind}\n".encode())
     for path, digest in digests:
         total.update(os.fsencode(path) + b"\0" + digest.encode() + b"\n")
     return total.hexdigest()

@@ -101,11 +101,12 @@ class TableSource:
 
     def fingerprint(self) -> str:
         """Return the digest of the files, and of the images they name by path."""
-        return fingerprint_of(
+        pairs = (
             pair
             for path in self.files.paths
             for pair in ((path, self.files.storage.digest(path)), *self._named(path))
         )
+        return fingerprint_of("table", pairs)
 
     def _rows(self, table: Table, columns: Columns, shard: str) -> Iterator[RawSample | UnreadableFile]:
         import pyarrow as pa

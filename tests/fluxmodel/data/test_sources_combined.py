@@ -41,6 +41,15 @@ def test_a_curated_data_set_is_a_source_with_captions_and_provenance(tmp_path):
         opened(source.spec)
 
 
+def test_a_curated_data_set_and_its_shard_as_a_table_are_two_sources(tmp_path):
+    data = write_table(tmp_path / "a.parquet", image=structs(), text=["some text"] * 6)
+    (tmp_path / "curated").mkdir()
+    curate(data, RULES, tmp_path / "curated")
+    whole, shard = opened(tmp_path / "curated"), opened(tmp_path / "curated" / "shard-00000.parquet")
+    assert [item.id for item in whole] != [item.id for item in shard]
+    assert whole.fingerprint() != shard.fingerprint()
+
+
 def mixture(folder, *sources: dict) -> str:
     (folder / "mix.yaml").write_text(json.dumps({"sources": sources}))
     return str(folder / "mix.yaml")
