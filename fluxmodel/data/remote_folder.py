@@ -13,7 +13,7 @@ from fluxmodel.data.folder_captions import FolderCaptions
 from fluxmodel.data.image_folder import IMAGE_SUFFIXES
 from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
 from fluxmodel.data.records import RawSample, Reason, UnreadableFile
-from fluxmodel.data.storage import Storage, fingerprint_of, one_line, printable
+from fluxmodel.data.storage import Storage, TooLarge, fingerprint_of, one_line, printable
 from fluxmodel.errors import InputError
 
 
@@ -87,11 +87,9 @@ class RemoteFolderSource:
 
     def _read_image(self, path: str, problems: list[UnreadableFile]) -> RawSample | UnreadableFile:
         try:
-            if (size := self.storage.size(path)) > self.max_file_bytes:
-                detail = f"{size} bytes, at most {self.max_file_bytes} pass"
-                return UnreadableFile(path, path, Reason.FILE_TOO_LARGE, detail)
-            with self.storage.open(path) as file:
-                image = file.read()
+            image = self.storage.read(path, self.max_file_bytes)
+        except TooLarge as error:
+            return UnreadableFile(path, path, Reason.FILE_TOO_LARGE, str(error))
         except OSError as error:
             return UnreadableFile(path, path, Reason.UNREADABLE, one_line(error))
         return self._captions.sample(path, image, self.name, problems)

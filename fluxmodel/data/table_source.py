@@ -19,7 +19,6 @@ from fluxmodel.data.storage import fingerprint_of, one_line, printable
 from fluxmodel.data.table_rows import (
     Columns,
     RowReader,
-    TooLarge,
     UnsafePath,
     find_columns,
     require_inside,
@@ -136,21 +135,17 @@ class TableSource:
 
     def _read_file(self, shard: str, path: str) -> bytes:
         place = join(dirname(shard), require_inside(path))
-        storage = self.files.storage
-        if (size := storage.size(place)) > self.max_file_bytes:
-            raise TooLarge(f"{size} bytes, at most {self.max_file_bytes} pass")
-        with storage.open(place) as file:
-            return file.read()
+        return self.files.storage.read(place, self.max_file_bytes)
 
     def _named(self, shard: str) -> Iterator[tuple[str, str]]:
         """Yield the images a file names by path, with their digests."""
         import pyarrow as pa
 
-        with (
-            contextlib.suppress(DamagedTable, InputError, OSError, pa.ArrowException),
-            self._table(shard) as table,
-        ):
-            columns = find_columns(table.schema, shard)
+        with contextlib.suppress(DamagedTable, OSError, pa.ArrowException), self._table(shard) as table:
+            try:
+                columns = find_columns(table.schema, shard)
+            except InputError:  # not the columns of the first file: none of its rows is read
+                return
             if columns.kind == "bytes":
                 return
             for part in range(table.num_parts):
@@ -230,6 +225,8 @@ def _opened(files: ShardFiles, path: str) -> Iterator[Table]:
             else:
                 file = stack.enter_context(files.storage.open(path))
             table = _read(file, path)
+        except InputError:  # out of reach, which is no damage
+            raise
         except (OSError, pa.ArrowException, ValueError) as error:
             raise DamagedTable(one_line(error)) from error
         yield table
@@ -274,6 +271,8 @@ def _without_caches(shards: ShardFiles) -> ShardFiles:
             try:
                 with storage.open(join(folder, "state.json")) as file:
                     states[folder] = {entry["filename"] for entry in json.load(file)["_data_files"]}
+            except InputError:
+                raise
             except (OSError, ValueError, KeyError, TypeError):
                 states[folder] = None
         counted = states[folder]
