@@ -10,7 +10,7 @@ from pathlib import Path
 from posixpath import basename, splitext
 
 from fluxmodel.data.folder_captions import FolderCaptions
-from fluxmodel.data.image_folder import IMAGE_SUFFIXES
+from fluxmodel.data.image_folder import IMAGE_SUFFIXES, NoImageError
 from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
 from fluxmodel.data.records import RawSample, Reason, UnreadableFile
 from fluxmodel.data.storage import Storage, TooLarge, fingerprint_of, one_line, printable
@@ -26,7 +26,8 @@ class RemoteFolderSource:
         """Sort the paths by what they are, and read the metadata.
 
         Raises:
-            InputError: there is no image among them, or a metadata file is unusable.
+            NoImageError: there is no image among them.
+            InputError: a metadata file is unusable.
         """
         self.storage = storage
         self.max_file_bytes = max_file_bytes
@@ -39,8 +40,9 @@ class RemoteFolderSource:
             found = ", ".join(
                 f"{count} {suffix or 'without suffix'}" for suffix, count in self.ignored.items()
             )
-            raise InputError(
-                f"--data {storage.url()}: no image, table or tar file in the folder (it holds {found or 'captions'})."
+            raise NoImageError(
+                f"--data {storage.url()}: no image, table or tar file in the folder (it holds {found or 'captions'}).",
+                self.ignored,
             )
         self._captions = FolderCaptions(
             self._images, self._metadata, self._sidecars, self._metadata_rows, self.storage.open

@@ -146,6 +146,24 @@ def test_uris_are_read_as_the_disk_is(memory, tmp_path):
     assert [item.image for item in samples(f"file://{table}")] == PICTURES
 
 
+def test_images_of_a_storage_are_read_whatever_lies_beside_them(memory, tmp_path):
+    table = write_table(tmp_path / "a.parquet", number=[1])
+    memory.pipe("/bucket/index.parquet", Path(table).read_bytes())
+    memory.pipe("/bucket/old.tar", b"")
+    memory.pipe("/bucket/a.png", PICTURES[0])
+    source = opened("memory://bucket")
+    assert [item.image for item in source] == PICTURES[:1]
+    assert source.ignored == {".parquet": 1, ".tar": 1}
+
+
+def test_a_curated_data_set_of_a_storage_is_refused_with_the_cure(memory, tmp_path):
+    table = write_table(tmp_path / "shard-00000.parquet", image=structs())
+    memory.pipe("/bucket/curated/shard-00000.parquet", Path(table).read_bytes())
+    memory.pipe("/bucket/curated/curation.json", b"{}")
+    with pytest.raises(InputError, match="read from a disk only; copy the folder to a disk"):
+        opened("memory://bucket/curated")
+
+
 def test_a_hub_data_set_that_cannot_be_reached_is_one_sentence(monkeypatch):
     import huggingface_hub
 
