@@ -65,7 +65,7 @@ class CuratedSource:
     def fingerprint(self) -> str:
         """Return the digest of the shards."""
         storage = storage_at(str(self.directory))
-        return fingerprint_of((shard, storage.digest(shard)) for shard in self.shards)
+        return fingerprint_of("curated", ((shard, storage.digest(shard)) for shard in self.shards))
 
 
 def _sample(row: dict) -> RawSample:

@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from fluxmodel.data.records import RawSample, Reason, UnreadableFile
+from fluxmodel.data.steady_file import is_passing, wait
 from fluxmodel.data.storage import fingerprint_of, one_line, storage_at
-from fluxmodel.data.table_rows import RowReader, TooLarge, UnsafePath, find_columns
+from fluxmodel.data.table_rows import RowReader, UnsafePath, find_columns
 from fluxmodel.errors import InputError
 
 _FIELDS = ("split", "config", "revision", "image", "text")
@@ -64,16 +65,28 @@ class HubSource:
         return self._num_rows
 
     def __iter__(self) -> Iterator[RawSample | UnreadableFile]:
-        """Yield every row; a stream that breaks off ends with a refusal that says where."""
+        """Yield every row; a stream that ends at damage ends with a refusal that says where.
+
+        Raises:
+            InputError: the stream broke off for want of the network, and went on at no attempt.
+        """
         reader = RowReader(self._columns, self.name, self.max_file_bytes, self._read_file)
-        number = 0
-        try:
-            for row in _undecoded(self._rows, self._columns.names):
-                yield from reader.read(row, f"{self.split}#{number:09d}")
-                number += 1
-        except (OSError, ValueError, RuntimeError) as error:
-            place = f"{self.split}#{number:09d}"
-            yield UnreadableFile(place, place, Reason.DAMAGED_SHARD, one_line(error), False)
+        rows, number, failures = _undecoded(self._rows, self._columns.names), 0, 0
+        while True:
+            try:
+                for row in rows.skip(number) if number else rows:
+                    yield from reader.read(row, f"{self.split}#{number:09d}")
+                    number, failures = number + 1, 0
+                return
+            except InputError:
+                raise
+            except Exception as error:  # its builders raise every kind of error
+                if not is_passing(error):
+                    place = f"{self.split}#{number:09d}"
+                    yield UnreadableFile(place, place, Reason.DAMAGED_SHARD, one_line(error), False)
+                    return
+                wait(failures, f"{self.spec}, row {number}", error)
+                failures += 1
 
     def fingerprint(self) -> str:
         """Return the digest of the specification, which names a commit; of a folder, with that of its files."""
@@ -82,18 +95,14 @@ class HubSource:
             storage = storage_at(self.path)
             files = [(path, storage.digest(path)) for path in storage.find()]
         what = "local" if self._is_local else self.path
-        return fingerprint_of([("spec", f"{what} {sorted(self._fields.items())}"), *files])
+        return fingerprint_of("hub", [("spec", f"{what} {sorted(self._fields.items())}"), *files])
 
     def _read_file(self, path: str) -> bytes:
         """Read an image that `datasets` names by path; a row may not name a file outside its data set."""
         inside = path.startswith(f"{self.path}/") and ".." not in path.split("/") if self._is_local else False
         if not inside and not (path.startswith("hf://") or "::hf://" in path):
             raise UnsafePath(f"{path[:200]!r} is not a file of the data set")
-        storage = storage_at(path)
-        if (size := storage.size()) > self.max_file_bytes:
-            raise TooLarge(f"{size} bytes, at most {self.max_file_bytes} pass")
-        with storage.open() as file:
-            return file.read()
+        return storage_at(path).read("", self.max_file_bytes)
 
 
 def _parsed(spec: str) -> tuple[str, dict[str, str]]:

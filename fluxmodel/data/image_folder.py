@@ -91,7 +91,7 @@ class FolderSource:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over names and contents of all images and captions; reads every file once."""
-        return fingerprint_of((path, self.digest(path)) for path in self.files)
+        return fingerprint_of("folder", ((path, self.digest(path)) for path in self.files))
 
     def digest(self, path: str) -> str:
         """Return the SHA-256 of one of `files`; of one that cannot be read, `unreadable` and why."""

@@ -115,7 +115,7 @@ class MixtureSource:
 
     def fingerprint(self) -> str:
         """Return the digest of names, shares and contents; what else the YAML file says makes no difference."""
-        total = hashlib.sha256()
+        total = hashlib.sha256(b"mixture\n")
         for name, share, source in zip(self.recipe.names(), self._shares, self.sources, strict=True):
             total.update(f"{name} {share!r} {source.fingerprint()}\n".encode())
         return total.hexdigest()

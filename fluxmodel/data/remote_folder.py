@@ -10,10 +10,10 @@ from pathlib import Path
 from posixpath import basename, splitext
 
 from fluxmodel.data.folder_captions import FolderCaptions
-from fluxmodel.data.image_folder import IMAGE_SUFFIXES
+from fluxmodel.data.image_folder import IMAGE_SUFFIXES, NoImageError
 from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
 from fluxmodel.data.records import RawSample, Reason, UnreadableFile
-from fluxmodel.data.storage import Storage, fingerprint_of, one_line, printable
+from fluxmodel.data.storage import Storage, TooLarge, fingerprint_of, one_line, printable
 from fluxmodel.errors import InputError
 
 
@@ -26,7 +26,8 @@ class RemoteFolderSource:
         """Sort the paths by what they are, and read the metadata.
 
         Raises:
-            InputError: there is no image among them, or a metadata file is unusable.
+            NoImageError: there is no image among them.
+            InputError: a metadata file is unusable.
         """
         self.storage = storage
         self.max_file_bytes = max_file_bytes
@@ -39,8 +40,9 @@ class RemoteFolderSource:
             found = ", ".join(
                 f"{count} {suffix or 'without suffix'}" for suffix, count in self.ignored.items()
             )
-            raise InputError(
-                f"--data {storage.url()}: no image, table or tar file in the folder (it holds {found or 'captions'})."
+            raise NoImageError(
+                f"--data {storage.url()}: no image, table or tar file in the folder (it holds {found or 'captions'}).",
+                self.ignored,
             )
         self._captions = FolderCaptions(
             self._images, self._metadata, self._sidecars, self._metadata_rows, self.storage.open
@@ -74,7 +76,7 @@ class RemoteFolderSource:
 
     def fingerprint(self) -> str:
         """Return the digest over names and versions of all images and captions."""
-        return fingerprint_of((path, self.storage.digest(path)) for path in self.paths)
+        return fingerprint_of("folder", ((path, self.storage.digest(path)) for path in self.paths))
 
     def _metadata_rows(self, path: str) -> list[MetadataRow | BadRow]:
         with tempfile.TemporaryDirectory() as folder:
@@ -91,11 +93,9 @@ class RemoteFolderSource:
 
     def _read_image(self, path: str, problems: list[UnreadableFile]) -> RawSample | UnreadableFile:
         try:
-            if (size := self.storage.size(path)) > self.max_file_bytes:
-                detail = f"{size} bytes, at most {self.max_file_bytes} pass"
-                return UnreadableFile(path, path, Reason.FILE_TOO_LARGE, detail)
-            with self.storage.open(path) as file:
-                image = file.read()
+            image = self.storage.read(path, self.max_file_bytes)
+        except TooLarge as error:
+            return UnreadableFile(path, path, Reason.FILE_TOO_LARGE, str(error))
         except OSError as error:
             return UnreadableFile(path, path, Reason.UNREADABLE, one_line(error))
         return self._captions.sample(path, image, self.name, problems)

@@ -25,9 +25,9 @@ class ShardFiles:
     storage: Storage
     paths: tuple[str, ...]
 
-    def fingerprint(self) -> str:
-        """Return the digest of the names and contents of all files."""
-        return fingerprint_of((path, self.storage.digest(path)) for path in self.paths)
+    def fingerprint(self, kind: str) -> str:
+        """Return the digest of the names and contents of all files, read as a source of one kind."""
+        return fingerprint_of(kind, ((path, self.storage.digest(path)) for path in self.paths))
 
 
 def files_named(text: str) -> ShardFiles:

@@ -123,11 +123,20 @@ def _shards(files: ShardFiles, max_file_bytes: int) -> Source:
 
 
 def _open_remote_folder(storage: Storage, text: str, max_file_bytes: int) -> Source:
-    paths = _listed(storage, text)
-    if not any(path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES) for path in paths):
-        from fluxmodel.data.remote_folder import RemoteFolderSource
+    from fluxmodel.data.image_folder import NoImageError
+    from fluxmodel.data.remote_folder import RemoteFolderSource
 
+    paths = _listed(storage, text)
+    if RECORD in paths:
+        raise InputError(
+            f"--data {text}: this is a curated data set, and such are read from a disk only; copy the folder to a disk "
+            "and name it there."
+        )
+    try:
         return RemoteFolderSource(storage, paths, max_file_bytes)
+    except NoImageError:
+        if not any(path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES) for path in paths):
+            raise
     return _open_shard_folder(storage, paths, max_file_bytes)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from fluxmodel.data.steady_file import SteadyFile, steadily
 from fluxmodel.errors import InputError
 
 UNREADABLE = "unreadable"
@@ -27,9 +28,13 @@ _TIMES = "LastModified last_modified mtime updated modified created".split()
 _MAX_EXPANDED = 1_000_000
 
 
-def fingerprint_of(digests: Iterable[tuple[str, str]]) -> str:
-    """Return the fingerprint of a folder by (path, digest) of each of its files, in the order of their paths."""
-    total = hashlib.sha256()
+def fingerprint_of(kind: str, digests: Iterable[tuple[str, str]]) -> str:
+    """Return the fingerprint of files by (path, digest) of each, in the order of their paths.
+
+    It begins with the kind of the source, for one file can be read in several ways: a shard of a curated data set is
+    a table as well.
+    """
+    total = hashlib.sha256(f"{kind}\n".encode())
     for path, digest in digests:
         total.update(os.fsencode(path) + b"\0" + digest.encode() + b"\n")
     return total.hexdigest()
@@ -43,6 +48,10 @@ def printable(path: str) -> str:
 def is_uri(text: str) -> bool:
     """Return whether `text` names a place by protocol, as `s3://bucket/folder` does."""
     return _URI.match(text) is not None
+
+
+class TooLarge(ValueError):
+    """A file with more bytes than may pass."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +95,31 @@ class Storage:
 
         Raises:
             OSError: it cannot be read, or is no regular file.
+            InputError: it lies elsewhere, and could not be reached however often it was tried; so does reading it.
         """
         path = self.path(relative)
         if self.is_local:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise OSError("a pipe, socket or device")
             return open(path, "rb")
-        return self.files.open(path, "rb")
+        return SteadyFile(lambda: self.files.open(path, "rb"), self.url(relative))  # pyright: ignore[reportReturnType]
+
+    def read(self, relative: str, limit: int) -> bytes:
+        """Return the bytes of a file; see `open` for what is raised besides.
+
+        Raises:
+            TooLarge: there are more than `limit`.
+        """
+        if (size := self.size(relative)) > limit:
+            raise TooLarge(f"{size} bytes, at most {limit} pass")
+        with self.open(relative) as file:
+            return file.read()
 
     def size(self, relative: str = "") -> int:
         """Return the number of bytes of a file; OSError where there is none."""
-        path = self.path(relative)
-        return os.stat(path).st_size if self.is_local else int(self.files.info(path)["size"] or 0)
+        if self.is_local:
+            return os.stat(self.path(relative)).st_size
+        return int(self._info(relative)["size"] or 0)
 
     def digest(self, relative: str = "") -> str:
         """Return what stands for the content of a file.
@@ -107,7 +129,7 @@ class Storage:
         """
         try:
             if not self.is_local:
-                info = self.files.info(self.path(relative))
+                info = self._info(relative)
                 for names in (_VERSIONS, _TIMES):
                     told = {name: str(info[name]) for name in names if info.get(name)}
                     if told:
@@ -117,6 +139,9 @@ class Storage:
                 return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
         except OSError as error:
             return f"{UNREADABLE} {error.errno}"
+
+    def _info(self, relative: str) -> dict[str, Any]:
+        return steadily(self.url(relative), lambda: self.files.info(self.path(relative)))
 
 
 def storage_at(text: str) -> Storage:

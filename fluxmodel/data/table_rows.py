@@ -18,6 +18,7 @@ from fluxmodel.data.metadata_rows import (
     describe,
 )
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
+from fluxmodel.data.storage import TooLarge
 from fluxmodel.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,10 +109,6 @@ class RowReader:
 
 class UnsafePath(ValueError):
     """A path that leads out of the folder it belongs to."""
-
-
-class TooLarge(ValueError):
-    """A file with more bytes than may pass."""
 
 
 def require_inside(path: str) -> str:

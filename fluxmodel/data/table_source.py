@@ -19,7 +19,6 @@ from fluxmodel.data.storage import fingerprint_of, one_line, printable
 from fluxmodel.data.table_rows import (
     Columns,
     RowReader,
-    TooLarge,
     UnsafePath,
     find_columns,
     require_inside,
@@ -106,11 +105,12 @@ class TableSource:
 
     def fingerprint(self) -> str:
         """Return the digest of the files, and of the images they name by path."""
-        return fingerprint_of(
+        pairs = (
             pair
             for path in self.files.paths
             for pair in ((path, self.files.storage.digest(path)), *self._named(path))
         )
+        return fingerprint_of("table", pairs)
 
     def _rows(self, table: Table, columns: Columns, shard: str) -> Iterator[RawSample | UnreadableFile]:
         import pyarrow as pa
@@ -140,21 +140,17 @@ class TableSource:
 
     def _read_file(self, shard: str, path: str) -> bytes:
         place = join(dirname(shard), require_inside(path))
-        storage = self.files.storage
-        if (size := storage.size(place)) > self.max_file_bytes:
-            raise TooLarge(f"{size} bytes, at most {self.max_file_bytes} pass")
-        with storage.open(place) as file:
-            return file.read()
+        return self.files.storage.read(place, self.max_file_bytes)
 
     def _named(self, shard: str) -> Iterator[tuple[str, str]]:
         """Yield the images a file names by path, with their digests."""
         import pyarrow as pa
 
-        with (
-            contextlib.suppress(DamagedTable, InputError, OSError, pa.ArrowException),
-            self._table(shard) as table,
-        ):
-            columns = find_columns(table.schema, shard)
+        with contextlib.suppress(DamagedTable, OSError, pa.ArrowException), self._table(shard) as table:
+            try:
+                columns = find_columns(table.schema, shard)
+            except InputError:  # not the columns of the first file: none of its rows is read
+                return
             if columns.kind == "bytes":
                 return
             for part in range(table.num_parts):
@@ -234,6 +230,8 @@ def _opened(files: ShardFiles, path: str) -> Iterator[Table]:
             else:
                 file = stack.enter_context(files.storage.open(path))
             table = _read(file, path)
+        except InputError:  # out of reach, which is no damage
+            raise
         except (OSError, pa.ArrowException, ValueError) as error:
             raise DamagedTable(one_line(error)) from error
         yield table
@@ -278,6 +276,8 @@ def _without_caches(shards: ShardFiles) -> ShardFiles:
             try:
                 with storage.open(join(folder, "state.json")) as file:
                     states[folder] = {entry["filename"] for entry in json.load(file)["_data_files"]}
+            except InputError:
+                raise
             except (OSError, ValueError, KeyError, TypeError):
                 states[folder] = None
         counted = states[folder]

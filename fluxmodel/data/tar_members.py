@@ -14,6 +14,8 @@ _BLOCK = 512
 _SKIP_BYTES = 1 << 20
 _MAX_NAME_BYTES = 1 << 20
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SOLARIS = b"L", b"K", b"x", b"g", b"X"
+# Bytes of an old GNU sparse header, and of a block behind it, that say whether a block with more extents follows.
+_IS_EXTENDED, _IS_EXTENDED_AGAIN = 482, 504
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
@@ -61,7 +63,8 @@ def read_members(file: IO[bytes], limit: int) -> Iterator[Member]:
     long_name, position = "", 0
     fields: dict[str, str] = {}
     while header := _header(file, position):
-        info, position = header, position + _BLOCK
+        info, extents = header
+        position += _BLOCK * (1 + extents)
         if info.type in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SOLARIS):
             more = _small(file, info.size, position)
             position += info.size + -info.size % _BLOCK
@@ -86,11 +89,11 @@ def read_members(file: IO[bytes], limit: int) -> Iterator[Member]:
         position += stored + -stored % _BLOCK
 
 
-def _header(file: IO[bytes], position: int) -> tarfile.TarInfo | None:
-    """Read one header; None at the end of the archive."""
+def _header(file: IO[bytes], position: int) -> tuple[tarfile.TarInfo, int] | None:
+    """Read one header with the blocks of extents behind it, which are counted; None at the end of the archive."""
     block = file.read(_BLOCK)
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
     except tarfile.EOFHeaderError:  # pyright: ignore[reportAttributeAccessIssue]
         return None
     except (tarfile.HeaderError, ValueError) as error:
@@ -98,6 +101,18 @@ def _header(file: IO[bytes], position: int) -> tarfile.TarInfo | None:
             raise MissingEnd(f"byte {position}: it ends without the mark of an end") from error
         what = "it ends without the mark of an end" if len(block) < _BLOCK else "no header of a tar"
         raise DamagedTar(f"byte {position}: {what}") from error
+    return info, _skip_extents(file, block, position) if info.type == tarfile.GNUTYPE_SPARSE else 0
+
+
+def _skip_extents(file: IO[bytes], block: bytes, position: int) -> int:
+    """Pass over the blocks that name the extents of an old GNU sparse file beyond the first four; return how many."""
+    count, is_extended = 0, block[_IS_EXTENDED]
+    while is_extended:
+        block = file.read(_BLOCK)
+        if len(block) < _BLOCK:
+            raise DamagedTar(f"byte {position}: the archive ends within a header")
+        count, is_extended = count + 1, block[_IS_EXTENDED_AGAIN]
+    return count
 
 
 def _small(file: IO[bytes], size: int, position: int) -> bytes:

@@ -113,7 +113,7 @@ class TarSource:
 
     def fingerprint(self) -> str:
         """Return the digest of the tars."""
-        return self.files.fingerprint()
+        return self.files.fingerprint("webdataset")
 
     def _images(self) -> Iterator[_Item]:
         return (item for item in self if isinstance(item, RawSample) or item.is_image)

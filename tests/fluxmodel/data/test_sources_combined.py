@@ -45,6 +45,15 @@ def test_a_curated_data_set_is_a_source_with_captions_and_provenance(tmp_path):
         opened(source.spec)
 
 
+def test_a_curated_data_set_and_its_shard_as_a_table_are_two_sources(tmp_path):
+    data = write_table(tmp_path / "a.parquet", image=structs(), text=["some text"] * 6)
+    (tmp_path / "curated").mkdir()
+    curate(data, RULES, tmp_path / "curated")
+    whole, shard = opened(tmp_path / "curated"), opened(tmp_path / "curated" / "shard-00000.parquet")
+    assert [item.id for item in whole] != [item.id for item in shard]
+    assert whole.fingerprint() != shard.fingerprint()
+
+
 def mixture(folder, *sources: dict) -> str:
     (folder / "mix.yaml").write_text(json.dumps({"sources": sources}))
     return str(folder / "mix.yaml")
@@ -168,6 +177,24 @@ def test_uris_are_read_as_the_disk_is(memory, tmp_path):
     memory.pipe("/bucket/images/deep/a.png", PICTURES[1])
     assert opened(source.spec).fingerprint() != before
     assert [item.image for item in samples(f"file://{table}")] == PICTURES
+
+
+def test_images_of_a_storage_are_read_whatever_lies_beside_them(memory, tmp_path):
+    table = write_table(tmp_path / "a.parquet", number=[1])
+    memory.pipe("/bucket/index.parquet", Path(table).read_bytes())
+    memory.pipe("/bucket/old.tar", b"")
+    memory.pipe("/bucket/a.png", PICTURES[0])
+    source = opened("memory://bucket")
+    assert [item.image for item in source] == PICTURES[:1]
+    assert source.ignored == {".parquet": 1, ".tar": 1}
+
+
+def test_a_curated_data_set_of_a_storage_is_refused_with_the_cure(memory, tmp_path):
+    table = write_table(tmp_path / "shard-00000.parquet", image=structs())
+    memory.pipe("/bucket/curated/shard-00000.parquet", Path(table).read_bytes())
+    memory.pipe("/bucket/curated/curation.json", b"{}")
+    with pytest.raises(InputError, match="read from a disk only; copy the folder to a disk"):
+        opened("memory://bucket/curated")
 
 
 def test_a_hub_data_set_that_cannot_be_reached_is_one_sentence(monkeypatch):

@@ -118,6 +118,26 @@ def test_what_was_refused_beside_images_is_told_of_earlier_records_too():
     assert "Captions, rows of metadata, folders, shards" in pages[0]
 
 
+@pytest.mark.parametrize("num_extensions", [0, 1, 2])
+def test_what_follows_a_sparse_member_is_read(tmp_path, num_extensions):
+    # Of old GNU tar: where the header's four extents do not suffice, blocks with more of them come before the data.
+    info = tarfile.TarInfo("holes.bin")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 700
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[482] = num_extensions > 0
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(b" " * 8) + sum(header[156:]))
+    blocks = [bytearray(b"7" * 504 + bytes(8)) for _ in range(num_extensions)]
+    for block in blocks[:-1]:
+        block[504] = 1
+    rest = (tmp_path / "rest.bin", ("z.png", PICTURES[1]), ("z.txt", b"a caption"))
+    write_tar(*rest)
+    (tmp_path / "a.tar").write_bytes(b"".join([header, *blocks, bytes(1024), rest[0].read_bytes()]))
+    [problem] = refused(tmp_path / "a.tar")
+    assert (problem.id, problem.reason) == ("a.tar/holes.bin", Reason.NOT_A_FILE)
+    [sample] = samples(tmp_path / "a.tar")
+    assert (sample.id, sample.image, sample.captions[0].text) == ("a.tar/z", PICTURES[1], "a caption")
+
+
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 def test_a_member_that_declares_a_terabyte_takes_no_memory(tmp_path, kind):
     info = tarfile.TarInfo("bomb.png")
