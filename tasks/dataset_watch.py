@@ -98,7 +98,7 @@ def look(
         before = _read(place)
         files, num_read = _files(source, before.get("files", {}), now)
         digests = {path: entry["digest"] for path, entry in files.items()}
-        fingerprint = fingerprint_of("folder", sorted(digests.items()))
+        fingerprint = fingerprint_of(source.kind, sorted(digests.items()))
         kept = {"data": source.spec, "files": files, "looked": now}
         if not before:
             write_whole(place, json.dumps(kept | {"told": [fingerprint], "base": digests, "restless": None}))

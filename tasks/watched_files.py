@@ -26,12 +26,14 @@ class WatchedFiles:
 
     Attributes:
         spec: what `--data` names, absolute.
+        kind: of the source, with which a fingerprint begins.
         paths: of the files, sorted.
         digest: of a file by its path: what stands for its content.
         place: where a file lies on a disk, empty on a storage.
     """
 
     spec: str
+    kind: str
     paths: Sequence[str]
     digest: Callable[[str], str]
     place: Callable[[str], str]
@@ -58,12 +60,14 @@ def watched_files(data: str) -> WatchedFiles:
         raise InputError(f"data is {data!r}, which never changes; name a folder of images to watch.")
     if isinstance(source, FolderSource):
         _require_whole(source)
-        return WatchedFiles(source.spec, source.files, source.digest, lambda path: str(source.folder / path))
+        return WatchedFiles(
+            source.spec, source.kind, source.files, source.digest, lambda path: str(source.folder / path)
+        )
     if isinstance(source, RemoteFolderSource):
-        return _of(source.spec, source.storage, source.paths)
+        return _of(source, source.storage, source.paths)
     if isinstance(source, TarSource) or (isinstance(source, TableSource) and not source.names_paths):
         _require_listed(source.files.storage)
-        return _of(source.spec, source.files.storage, source.files.paths)
+        return _of(source, source.files.storage, source.files.paths)
     raise InputError(
         f"data is {data!r}; folders of images, tar files, and tables that hold their images are watched, no hub, "
         "mixture or curated data set and no table of paths; put `retrain` on a schedule instead: it does nothing "
@@ -71,8 +75,12 @@ def watched_files(data: str) -> WatchedFiles:
     )
 
 
-def _of(spec: str, storage: Storage, paths: Sequence[str]) -> WatchedFiles:
-    return WatchedFiles(spec, paths, storage.digest, storage.path if storage.is_local else lambda _: "")
+def _of(
+    source: RemoteFolderSource | TarSource | TableSource, storage: Storage, paths: Sequence[str]
+) -> WatchedFiles:
+    return WatchedFiles(
+        source.spec, source.kind, paths, storage.digest, storage.path if storage.is_local else lambda _: ""
+    )
 
 
 def _require_whole(source: FolderSource) -> None:

@@ -35,6 +35,7 @@ class FolderSource:
     """The images below a folder, in the order of their paths."""
 
     is_procedural = False
+    kind = "folder"
 
     def __init__(self, folder: str | Path, max_file_bytes: int = 256_000_000) -> None:
         """Walk the folder.
@@ -91,7 +92,7 @@ class FolderSource:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over names and contents of all images and captions; reads every file once."""
-        return fingerprint_of("folder", ((path, self.digest(path)) for path in self.files))
+        return fingerprint_of(self.kind, ((path, self.digest(path)) for path in self.files))
 
     def digest(self, path: str) -> str:
         """Return the SHA-256 of one of `files`; of one that cannot be read, `unreadable` and why."""

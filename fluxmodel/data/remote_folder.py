@@ -21,6 +21,7 @@ class RemoteFolderSource:
     """The images below a folder of a storage, in the order of their paths."""
 
     is_procedural = False
+    kind = "folder"
 
     def __init__(self, storage: Storage, paths: list[str], max_file_bytes: int = 256_000_000) -> None:
         """Sort the paths by what they are, and read the metadata.
@@ -76,7 +77,7 @@ class RemoteFolderSource:
 
     def fingerprint(self) -> str:
         """Return the digest over names and versions of all images and captions."""
-        return fingerprint_of("folder", ((path, self.storage.digest(path)) for path in self.paths))
+        return fingerprint_of(self.kind, ((path, self.storage.digest(path)) for path in self.paths))
 
     def _metadata_rows(self, path: str) -> list[MetadataRow | BadRow]:
         with tempfile.TemporaryDirectory() as folder:

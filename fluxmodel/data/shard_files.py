@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fluxmodel.data.storage import Storage, expanded, fingerprint_of, is_uri, printable, storage_at
+from fluxmodel.data.storage import Storage, expanded, is_uri, printable, storage_at
 from fluxmodel.errors import InputError
 
 TABLE_SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -24,10 +24,6 @@ class ShardFiles:
     name: str
     storage: Storage
     paths: tuple[str, ...]
-
-    def fingerprint(self, kind: str) -> str:
-        """Return the digest of the names and contents of all files, read as a source of one kind."""
-        return fingerprint_of(kind, ((path, self.storage.digest(path)) for path in self.paths))
 
 
 def files_named(text: str) -> ShardFiles:

@@ -40,6 +40,7 @@ class TableSource:
     """
 
     is_procedural = False
+    kind = "table"
 
     def __init__(self, shards: ShardFiles, max_file_bytes: int = 256_000_000) -> None:
         """Look at the columns of the first file that can be read.
@@ -110,7 +111,7 @@ class TableSource:
             for path in self.files.paths
             for pair in ((path, self.files.storage.digest(path)), *self._named(path))
         )
-        return fingerprint_of("table", pairs)
+        return fingerprint_of(self.kind, pairs)
 
     def _rows(self, table: Table, columns: Columns, shard: str) -> Iterator[RawSample | UnreadableFile]:
         import pyarrow as pa

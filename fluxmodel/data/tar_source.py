@@ -21,7 +21,7 @@ from fluxmodel.data.image_folder import IMAGE_SUFFIXES
 from fluxmodel.data.metadata_rows import describe
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
 from fluxmodel.data.shard_files import ShardFiles
-from fluxmodel.data.storage import one_line, printable
+from fluxmodel.data.storage import fingerprint_of, one_line, printable
 from fluxmodel.data.table_rows import UnsafePath, require_inside
 from fluxmodel.data.tar_members import DamagedTar, Member, MissingEnd, read_members
 from fluxmodel.errors import InputError
@@ -35,6 +35,7 @@ class TarSource:
     """The samples of tar files, in the order of the files and of their members."""
 
     is_procedural = False
+    kind = "webdataset"
 
     def __init__(self, shards: ShardFiles, max_file_bytes: int = 256_000_000) -> None:
         """Look at the first header of the first file.
@@ -113,7 +114,9 @@ class TarSource:
 
     def fingerprint(self) -> str:
         """Return the digest of the tars."""
-        return self.files.fingerprint("webdataset")
+        return fingerprint_of(
+            self.kind, ((path, self.files.storage.digest(path)) for path in self.files.paths)
+        )
 
     def _images(self) -> Iterator[_Item]:
         return (item for item in self if isinstance(item, RawSample) or item.is_image)
