@@ -69,7 +69,10 @@ class Chain:
     @cached_property
     def dataset(self) -> Future:
         """The curated data set."""
-        return self._made("curate", lambda: curate.submit(self.context, self.plan.source, self.plan.rules))
+        return self._made(
+            "curate",
+            lambda: curate.submit(self.context, self.plan.source, self.plan.rules, self.plan.models),
+        )
 
     @cached_property
     def captions(self) -> Future:

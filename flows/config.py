@@ -45,6 +45,11 @@ class PipelineConfig(BaseModel):
         default={},
         description="Single curation rules by name, as --rules.min-sharpness 20; -1 switches one off.",
     )
+    models: dict[str, str] = Field(
+        default={},
+        description="Directories of models that score images for the rules: agreement (a CLIP), aesthetic, safety, "
+        "watermark (image classifiers), as --models.safety DIR or DIR?label=NAME.",
+    )
     seed: Seed = Field(default=0, description="Seed of the base model's training.")
     name: ModelName = Field(default="", description="Name of the registered model; default fluxline-PRESET.")
     train_steps: Steps = Field(

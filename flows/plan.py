@@ -6,6 +6,7 @@ from evaluation.gate_settings import GateSettings
 from evaluation.settings import EvaluationSettings
 from flows.config import PipelineConfig
 from fluxmodel.data.curation_rules import CurationRules, choose_rules
+from fluxmodel.data.scoring_models import ScoringModels, identify_models
 from fluxmodel.errors import InputError
 from fluxmodel.presets import PRESETS, Preset
 from fluxmodel.training_job import PairSettings, TrainingJob
@@ -26,6 +27,7 @@ class Plan:
     Attributes:
         source: the data.
         rules: what an image must satisfy.
+        models: those that score images for the rules; None where there is none.
         parts: training job of each embedded part; without detector and captioner where nobody knows the scenes.
         captioner: a model of the user's that captions; None where the embedded one does, or nobody.
         flow: training job of the base model.
@@ -45,6 +47,7 @@ class Plan:
 
     source: DataSource
     rules: CurationRules
+    models: ScoringModels | None
     parts: dict[str, TrainingJob]
     captioner: OwnCaptioner | None
     flow: TrainingJob
@@ -112,6 +115,7 @@ def make_plan(config: PipelineConfig, source: DataSource | None = None) -> Plan:
     return Plan(
         source=source,
         rules=rules,
+        models=identify_models(config.models),
         parts={name: getattr(preset, name).job("", "", precision=config.precision) for name in names},
         captioner=own,
         flow=flow,

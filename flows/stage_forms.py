@@ -1,6 +1,6 @@
 """What each stage may be told, and what it is for, in words for people; loads nothing heavy."""
 
-_DATA = ("preset", "data", "rules_preset", "rules")
+_DATA = ("preset", "data", "rules_preset", "rules", "models")
 _CAPTION = (*_DATA, "captioner", "precision")
 _TRAIN = (*_CAPTION, "seed", "train_steps")
 _FINETUNE = (*_TRAIN, "style", "trigger")

@@ -4,6 +4,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from fluxmodel.data.curation_rules import CurationRules
+from fluxmodel.data.scoring_models import ScoringModels
 from tasks.artifacts import ArtifactRef
 from tasks.cards import read_json
 from tasks.progress import board
@@ -43,20 +44,33 @@ def identify_source(data: str) -> DataSource:
 
 
 @task(**CURATE.options())
-def curate(context: RunContext, source: DataSource, rules: CurationRules) -> ArtifactRef:
-    """Keep the images that pass the rules, and split them by duplicate group."""
-    return CURATE.run(context, _curate, source=source, rules=rules)
+def curate(
+    context: RunContext, source: DataSource, rules: CurationRules, models: ScoringModels | None = None
+) -> ArtifactRef:
+    """Keep the images that pass the rules, and split them by duplicate group.
+
+    Args:
+        context: the pipeline run.
+        source: what is curated.
+        rules: what an image must satisfy.
+        models: that score images; without them the rules on scores are skipped.
+    """
+    return CURATE.run(context, _curate, source=source, rules=rules, models=models)
 
 
-def _curate(run: StageRun, source: DataSource, rules: CurationRules) -> Outcome:
+def _curate(
+    run: StageRun, source: DataSource, rules: CurationRules, models: ScoringModels | None = None
+) -> Outcome:
     changes = run.work / "changes.json"
     changes.unlink(missing_ok=True)
     final = run.call(
         "fluxmodel.data.curation:curate",
+        computes=models is not None,
         data=source.data,
         rules=rules.model_dump(mode="json"),
         cache=str(run.home.root / "cache"),
         changes=str(changes),
+        models=[each.model_dump(mode="json") for each in models.models] if models else [],
     )
     report = read_json(final / "curation.json")
     refused = report.get("num_refused", 0)

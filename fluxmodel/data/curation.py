@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from fluxmodel.data.curated_dataset import RECORD, CuratedDataset, ShardWriter, sample_schema
 from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.curation_tally import Dropped, Tally
+from fluxmodel.data.scoring_models import ScoringModel
 from fluxmodel.data.sources import Source, open_source
 from fluxmodel.errors import InputError
 
@@ -58,6 +59,7 @@ class CurationReport:
     splits: dict[str, int]
     skipped_rules: dict[str, str]
     partly_applied: dict[str, str]
+    models: dict[str, dict[str, Any]]
     image_size: int
     report: Path
 
@@ -69,6 +71,7 @@ def curate(
     progress: Progress | None = None,
     cache: str | Path | None = None,
     changes: Path | None = None,
+    models: Sequence[ScoringModel] = (),
 ) -> CurationReport:
     """Write the curated dataset of `data` into the empty directory `output`.
 
@@ -79,12 +82,14 @@ def curate(
         progress: gets items done, items in all, and a word.
         cache: directory of all caches; measures of known bytes are taken from it. None: no cache.
         changes: file that gets what changed in the source since its last curation with this cache, as JSON.
+        models: that score images; the rules of the others are skipped.
 
     Raises:
-        InputError: the source cannot be opened, or not one image of it can be used.
+        StageError: a model fails on too many images.
+        InputError: the source or a model cannot be opened, or not one image of it can be used.
     """
     source = open_source(data, rules.max_file_bytes)
-    return curate_source(source, rules, Path(output), progress, cache, changes)
+    return curate_source(source, rules, Path(output), progress, cache, changes, models)
 
 
 def curate_source(
@@ -94,6 +99,7 @@ def curate_source(
     progress: Progress | None = None,
     cache: str | Path | None = None,
     changes: Path | None = None,
+    models: Sequence[ScoringModel] = (),
 ) -> CurationReport:
     """Curate an open source; see `curate`."""
     from fluxmodel.data.curation_funnel import summary
@@ -107,8 +113,9 @@ def curate_source(
     tally, spool = Tally(), Spool(output / ".spool.arrow")
     try:
         _measure(source, rules, output, spool, tally, progress, cache, changes)
+        scored = _score(models, spool, rules, output, cache, progress)
         measurements = read_measurements(output, DECIDING_COLUMNS)
-        skipped = skipped_rules(rules, all_drawn(measurements))
+        skipped = skipped_rules(rules, all_drawn(measurements), scored)
         decisions = decide(measurements, rules, skipped)
         _note_dropped(output, measurements, decisions, rules, tally)
         if not decisions.kept.any():
@@ -116,7 +123,7 @@ def curate_source(
         in_test = _test_mask(measurements, decisions.kept, rules)
         num_shards = _write_shards(spool, measurements, decisions.kept, in_test, rules, output)
         partly = partly_applied(measurements, skipped)
-        report = _report(source, rules, tally, skipped, partly, decisions.kept, in_test, output)
+        report = _report(source, rules, tally, skipped, partly, scored, decisions.kept, in_test, output)
         told = summary(
             measurements, decisions, rules, THRESHOLDS, lambda other: decide(measurements, other, skipped)
         )
@@ -154,6 +161,22 @@ def _measure(
                 ledger.abandon()
     if changes is not None and found is not None:
         found.write(changes)
+
+
+def _score(
+    models: Sequence[ScoringModel],
+    spool: Spool,
+    rules: CurationRules,
+    output: Path,
+    cache: str | Path | None,
+    progress: Progress | None,
+) -> dict[str, dict[str, Any]]:
+    """Ask the models; torch is loaded where there is one."""
+    if not models:
+        return {}
+    from fluxmodel.data.scoring_pass import score_images
+
+    return score_images(models, spool, output, rules.max_pixels, cache, progress)
 
 
 def _note_dropped(
@@ -258,7 +281,7 @@ def _only(captions: pa.ListArray, usable: np.ndarray) -> pa.ListArray:
     )
 
 
-def _report(source, rules, tally, skipped, partly, kept, in_test, output) -> CurationReport:
+def _report(source, rules, tally, skipped, partly, scored, kept, in_test, output) -> CurationReport:
     num_kept, num_test = int(kept.sum()), int(in_test.sum())
     assert tally.seen == num_kept + tally.num_dropped, "an image was lost or counted twice"
     return CurationReport(
@@ -273,6 +296,7 @@ def _report(source, rules, tally, skipped, partly, kept, in_test, output) -> Cur
         splits={"train": num_kept - num_test, "test": num_test},
         skipped_rules=skipped,
         partly_applied=partly,
+        models=scored,
         image_size=rules.image_size,
         report=output / "report.html",
     )

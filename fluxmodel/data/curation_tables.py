@@ -104,7 +104,24 @@ def rules_section(record: Mapping[str, Any]) -> str:
         [escape(plain(name)), "off" if value is None else escape(str(value))]
         for name, value in record.get("rules", {}).items()
     ]
-    return section("rules", "The rules", "", folded("As they stood", table(("rule", "value"), rows)))
+    stood = folded("As they stood", table(("rule", "value"), rows))
+    return section("rules", "The rules", "", _models(record), stood)
+
+
+def _models(record: Mapping[str, Any]) -> str:
+    """The models that scored the images; nothing where there was none."""
+    rows = [
+        [
+            escape(plain(column)),
+            escape(", ".join(each["labels"]) or "image and caption"),
+            escape(each["revision"]),
+            f"{each['scored']:,}",
+            f"{each['failed']:,}"
+            + (f"<small>{escape(each['first_failure'])}</small>" if each["failed"] else ""),
+        ]
+        for column, each in record.get("models", {}).items()
+    ]
+    return table(("score", "of", "model", "images", "failed"), rows, numbers=(3, 4)) if rows else ""
 
 
 def headline(record: Mapping[str, Any]) -> str:

@@ -129,8 +129,10 @@ def reasons_of(measurements: pa.Table, decisions: Decisions, rules: CurationRule
         return measurements["refusal"].take(failed).to_pylist()
     if rule == "caption":
         return [str(_CAPTION_REASONS[code]) for code in _caption_codes(measurements, rules)[failed]]
-    reason = _COMPARED[rule].reason if rule in _COMPARED else _DUPLICATE_REASONS[rule]
-    return [str(reason)] * len(failed)
+    if rule in _COMPARED:
+        reason, value = _COMPARED[rule].reason, decisions.values[rule][failed]
+        return [str(Reason.NOT_SCORED if is_unseen else reason) for is_unseen in np.isnan(value)]
+    return [str(_DUPLICATE_REASONS[rule])] * len(failed)
 
 
 def usable_captions(measurements: pa.Table, rules: CurationRules) -> np.ndarray:
@@ -173,7 +175,18 @@ def _compare(measurements: pa.Table, rules: CurationRules, threshold: Threshold)
     value, limit = numbers(measurements, threshold.column), getattr(rules, threshold.field)
     with np.errstate(invalid="ignore"):
         fits = value >= limit if threshold.side == "min" else value <= limit
-    return np.where(np.isnan(value), -1, fits).astype(np.int8), value
+    unseen = np.where(_not_scored(measurements, threshold, value), 0, -1)
+    return np.where(np.isnan(value), unseen, fits).astype(np.int8), value
+
+
+def _not_scored(measurements: pa.Table, threshold: Threshold, value: np.ndarray) -> np.ndarray:
+    """Return which images a model could not score though it should have: what nobody vouches for is not kept."""
+    if threshold.column not in MODEL_COLUMNS:
+        return np.zeros(len(value), bool)
+    could = measurements["refusal"].is_null().to_numpy()
+    if threshold.column == "agreement":  # without a caption there is nothing to agree with
+        could &= ~np.isnan(numbers(measurements, "caption_words"))
+    return np.isnan(value) & could
 
 
 _CAPTION_REASONS = (None, Reason.MISSING_CAPTION, Reason.CAPTION_TOO_SHORT, Reason.CAPTION_TOO_LONG, *Reason)

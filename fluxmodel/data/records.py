@@ -43,6 +43,7 @@ class Reason(StrEnum):
     LOW_AGREEMENT = "low_agreement"
     LOW_AESTHETIC = "low_aesthetic"
     UNSAFE = "unsafe"
+    NOT_SCORED = "not_scored"
     WATERMARK = "watermark"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
@@ -84,6 +85,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.LOW_AGREEMENT: "Image and caption agree less than the rule min_agreement asks.",
     Reason.LOW_AESTHETIC: "The aesthetic score is below the rule min_aesthetic.",
     Reason.UNSAFE: "The probability of being safe is below the rule min_safety.",
+    Reason.NOT_SCORED: "A model whose score a rule asks for could not look at the image; curation.json says why.",
     Reason.WATERMARK: "The probability of a watermark is above the rule max_watermark.",
     Reason.EXACT_DUPLICATE: "Another kept image has the same pixels.",
     Reason.NEAR_DUPLICATE: "Another kept image looks the same (a resized or recompressed copy).",

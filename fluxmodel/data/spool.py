@@ -20,7 +20,11 @@ _BATCH_IMAGES, _BATCH_BYTES = 512, 32_000_000
 
 
 class Spool:
-    """Appends rows of `sample_schema` without their split, gives the batches back."""
+    """Appends rows of `sample_schema` without their split, gives the batches back.
+
+    Attributes:
+        num_images: appended so far.
+    """
 
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
@@ -30,10 +34,12 @@ class Spool:
         self._writer = pa.ipc.new_file(str(path), self._schema)
         self._pending: list[dict] = []
         self._pending_bytes = 0
+        self.num_images = 0
 
     def add(self, row: dict) -> None:
         """Append an image."""
         self._pending.append(row)
+        self.num_images += 1
         self._pending_bytes += len(row["image"]["bytes"])
         if len(self._pending) >= _BATCH_IMAGES or self._pending_bytes >= _BATCH_BYTES:
             self._flush()

@@ -1,17 +1,21 @@
 """What curation says of the files it refused."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from fluxmodel.data.curation_rules import CurationRules
+from fluxmodel.data.scoring_models import identify_models
+from tasks.artifacts import ArtifactStore
 from tasks.curate import CURATE, MAX_SAID, _curate, _say_refused, identify_source
 from tasks.progress import board
 from tasks.run_key import REUSED, RunBook
 from tasks.stage_run import RunContext
 from tests.fluxmodel.data.pictures import encoded, picture
+from tests.fluxmodel.data.tiny_scorers import save_classifier
 from tests.kit import ROOT
 
 
@@ -75,3 +79,30 @@ def test_what_changed_in_the_source_is_all_that_is_done_again_and_why_says_so(ho
     assert reason.startswith("re-ran because source.fingerprint changed")
     assert reason.endswith(f"({told})")
     assert curated() == REUSED
+
+
+@pytest.mark.usefixtures("mlflow_is_away")
+def test_a_model_that_scores_is_part_of_the_key_by_its_content_not_its_place(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(4):
+        (folder / f"{seed}.png").write_bytes(encoded(picture(seed)))
+        (folder / f"{seed}.txt").write_text(f"picture {seed}")
+    first = save_classifier(tmp_path / "first", ("normal", "nsfw"))
+
+    def curated(**given: Path) -> str:
+        models = identify_models({name: str(place) for name, place in given.items()})
+        inputs = {"source": identify_source(str(folder)), "rules": CurationRules(), "models": models}
+        CURATE.cache_key({"context": RunContext(home=str(home.root)), **inputs})
+        place = ArtifactStore(home).path(CURATE.run(RunContext(home=str(home.root)), _curate, **inputs))
+        assert [*json.loads((place / "curation.json").read_text())["models"]] == [*given]
+        book = RunBook(home)
+        return book.reason(book.history("curate")[-1])
+
+    assert curated().startswith("ran: first time")
+    assert "models" in curated(safety=first)
+    shutil.copytree(first, tmp_path / "moved")
+    assert curated(safety=tmp_path / "moved") == REUSED
+    other = save_classifier(tmp_path / "other", ("normal", "nsfw"), seed=1)
+    assert "models" in curated(safety=other)
