@@ -100,6 +100,7 @@ def run(job: EvaluationJob) -> Path:
             "contestant": job.contestant,
             "cache": job.cache,
             "pixels": job.pixels,
+            "captions": job.captions,
         }
         evaluate(
             job.model, job.dataset, job.evaluators, job.settings, partial, lora=job.lora, **asked, **told

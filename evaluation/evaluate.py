@@ -75,6 +75,7 @@ def evaluate(
     contestant: ContestantSettings | None = None,
     cache: Path | None = None,
     pixels: Path | None = None,
+    captions: Path | None = None,
 ) -> EvaluationReport:
     """Judge a model and write the evaluation into the directory `output`.
 
@@ -83,13 +84,13 @@ def evaluate(
         dataset_dir: the curated dataset.
         evaluators: places by name: dual_encoder; detector, style_classifier, inception (a file) if there are any.
         output: created where missing.
-        progress: told (images drawn, images in all, what is being drawn).
-        on_point: given each point of the curves as it is finished.
+        progress, on_point: told (images drawn, images in all, what is being drawn), and each finished point.
         pipe: the model where it is loaded already; otherwise it is read from `model_dir`.
         lora: a LoRA to try on the model.
         prompts: file of prompts to ask instead of the data's.
         contestant: how the model is drawn where it is a diffusers pipeline.
         cache, pixels: folders for features of real images, and of all caches for decoded ones; None keeps none.
+        captions: those the model learned from where they were written anew, in which leakage is looked for too.
     """
     started = time.perf_counter()
     benchmark = build_benchmark(dataset := CuratedDataset(dataset_dir, pixels), settings, prompts)
@@ -109,12 +110,11 @@ def evaluate(
         "identity": entrant.own_identity(identity).model_dump(),
         "headline": headline.place() | {"chosen_by": made.chosen_by},
         "metrics": [each.model_dump() for each in numbers],
-        "nearest": nearest, "leakage": contamination(dataset, benchmark),
+        "nearest": nearest, "leakage": contamination(dataset, benchmark, captions),
         "curves": {name: rows for name in CURVES if (rows := [p.row() for p in made.points if p.curve == name])},
         "straightness": made.straightness, "lora": adopted,
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
-        "chance": {"retrieval": instruments.chance(benchmark.prompts)},
-        "judge": _judge(instruments.judge, settings, entrant),
+        "chance": {"retrieval": instruments.chance(benchmark.prompts)}, "judge": _judge(instruments.judge, settings, entrant),
         **_circumstances(entrant, evaluators, dataset, settings),
         **_groups(headline.measured, made.further, instruments.skipped),
         "cost": _cost(started, drawn.total),

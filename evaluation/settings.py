@@ -128,6 +128,10 @@ class EvaluationJob(BaseModel):
     evaluators: dict[str, Path] = Field(
         description="Directories by name: dual_encoder; detector and style_classifier if any."
     )
+    captions: Path | None = Field(
+        default=None,
+        description="Directory of captions the model learned from, where they were written anew.",
+    )
     lora: Path | None = Field(default=None, description="Directory of a LoRA to try on the model.")
     prompts: Path | None = Field(
         default=None, description="File of prompts to ask instead of the data's; none asks those."

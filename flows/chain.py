@@ -151,6 +151,7 @@ class Chain:
         model = self.model
         judged = {
             "dataset": self.dataset,
+            "captions": self._learned,
             "lora": self.lora,
             "style_classifier": self.style_classifier,
             "settings": self.plan.evaluation,
@@ -158,6 +159,12 @@ class Chain:
         judges = {name: self.part(name) for name in self.plan.parts if name in JUDGES}
         given = {name: value for name, value in (judged | judges).items() if value is not None}
         return evaluate.submit(self.context, model, **given)
+
+    @property
+    def _learned(self) -> Future | None:
+        """The captions the model learned from; of latents that were made before they are not known."""
+        is_known = "encode" not in self.plan.given or "caption" in self.plan.given
+        return self.captions if is_known else None
 
     @cached_property
     def decision(self) -> Future:

@@ -21,10 +21,14 @@ def evaluate(
     detector: ArtifactRef | None = None,
     lora: ArtifactRef | None = None,
     style_classifier: ArtifactRef | None = None,
+    captions: ArtifactRef | None = None,
 ) -> ArtifactRef:
-    """Draw images from prompts, seen and unseen, and measure them; try the LoRA where there is one."""
+    """Draw images from prompts, seen and unseen, and measure them; try the LoRA where there is one.
+
+    Captions are those the model learned from: what it is asked must not stand among them.
+    """
     evaluators = {"dual_encoder": dual_encoder, "detector": detector, "style_classifier": style_classifier}
-    inputs = {"model": model, "lora": lora, "dataset": dataset, **evaluators}
+    inputs = {"model": model, "lora": lora, "dataset": dataset, "captions": captions, **evaluators}
     return EVALUATE.run(context, _evaluate, **inputs, settings=settings)
 
 
@@ -34,11 +38,13 @@ def _evaluate(
     lora: ArtifactRef | None,
     dataset: ArtifactRef,
     settings: EvaluationSettings,
+    captions: ArtifactRef | None = None,
     **evaluators: ArtifactRef | None,
 ) -> Outcome:
     job = {
         "model": str(run.path(model)),
         "dataset": str(run.path(dataset)),
+        "captions": str(run.path(captions)) if captions is not None else None,
         "evaluators": {name: str(run.path(ref)) for name, ref in evaluators.items() if ref is not None},
         "lora": str(run.path(lora)) if lora is not None else None,
         "settings": settings.model_dump(mode="json"),

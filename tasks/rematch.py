@@ -57,7 +57,9 @@ def champions_evaluation(
     tags = champion.tags
     upstream = {"model": tags.get("model.digest") or tags.get("artifact_digest", "")}
     upstream |= {"lora": tags.get("lora.digest", "")} if lora else {}
-    upstream |= {name: ref.digest for name, ref in parts.items() if name in ("dataset", *EVALUATORS)}
+    upstream |= {
+        name: ref.digest for name, ref in parts.items() if name in ("dataset", "captions", *EVALUATORS)
+    }
     identity = StageIdentity(
         stage=STAGE,
         parameters={"settings": document["settings"]},
@@ -77,6 +79,7 @@ def champions_evaluation(
         job = {
             "model": str(model),
             "dataset": str(run.path(parts["dataset"])),
+            "captions": str(run.path(parts["captions"])) if "captions" in parts else None,
             "evaluators": {name: str(run.path(parts[name])) for name in EVALUATORS if name in parts},
             "lora": str(lora) if lora else None,
             "settings": settings.model_dump(mode="json"),

@@ -10,7 +10,6 @@ duplicates about 2.5 KB an item (peak 212 MB at 10 000 images, 287 MB at 40 000)
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -106,7 +105,8 @@ def curate_source(
     from fluxmodel.data.curation_page import write_page
     from fluxmodel.data.curation_sections import Curated
     from fluxmodel.data.decisions import all_drawn, decide, partly_applied, skipped_rules
-    from fluxmodel.data.measurements import DECIDING_COLUMNS, first_captions, read_measurements
+    from fluxmodel.data.diversity import measure_diversity
+    from fluxmodel.data.measurements import DECIDING_COLUMNS, WORDS, first_captions, read_measurements
     from fluxmodel.data.spool import Spool
     from fluxmodel.data.thresholds import THRESHOLDS
 
@@ -114,7 +114,8 @@ def curate_source(
     try:
         _measure(source, rules, output, spool, tally, progress, cache, changes)
         scored = _score(models, spool, rules, output, cache, progress)
-        measurements = read_measurements(output, DECIDING_COLUMNS)
+        words = () if rules.max_images_a_word is None else (WORDS,)
+        measurements = read_measurements(output, (*DECIDING_COLUMNS, *words))
         skipped = skipped_rules(rules, all_drawn(measurements), scored)
         decisions = decide(measurements, rules, skipped)
         _note_dropped(output, measurements, decisions, rules, tally)
@@ -127,6 +128,7 @@ def curate_source(
         told = summary(
             measurements, decisions, rules, THRESHOLDS, lambda other: decide(measurements, other, skipped)
         )
+        told["diversity"] = measure_diversity(output, measurements, decisions.kept)
         record = _write_record(report, rules, num_shards, told)
         captions = partial(first_captions, output)
         curated = Curated(record, measurements, decisions, rules, THRESHOLDS, captions)
@@ -221,11 +223,11 @@ def _test_mask(measurements: pa.Table, kept: np.ndarray, rules: CurationRules) -
     """
     import numpy as np
 
-    key, rows = f"split {rules.seed} ".encode(), np.flatnonzero(kept)
-    digests = (bytes.fromhex(each.as_py()) for each in measurements["pixel_sha256"].take(rows))
-    hashed = (int.from_bytes(hashlib.sha256(key + digest).digest()[:8], "big") for digest in digests)
+    from fluxmodel.data.decisions import draws
+
+    rows = np.flatnonzero(kept)
     places = np.full(len(kept), np.inf)
-    places[rows] = np.fromiter((value / 2**64 for value in hashed), np.float64, len(rows))
+    places[rows] = draws(measurements["pixel_sha256"].take(rows), f"split {rules.seed} ")
     in_test = places < rules.test_fraction
     if rules.test_fraction > 0 and not in_test.any() and len(rows) >= _MIN_KEPT_FOR_A_TEST_IMAGE:
         in_test[np.argmin(places)] = True

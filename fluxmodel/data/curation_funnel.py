@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from fluxmodel.data.thresholds import Threshold
 
 FACTORS = (0.8, 0.9, 1.1, 1.2)
-_DISTANCE = ("near_duplicate", "near_duplicate_distance", "bits")  # compares pairs: no column of one image
+# They compare an image with others: no column of one image says what they do.
+_TOGETHER = (
+    ("near_duplicate", "near_duplicate_distance", "bits", "max"),
+    ("balance", "max_images_a_word", "images", "max"),
+)
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,7 @@ def sensitivity(
         found.append(
             (threshold.rule, threshold.field, threshold.unit, threshold.side, values if is_plain else None)
         )
-    if _DISTANCE[0] in decisions.rules:
-        found.append((*_DISTANCE, "max", None))
+    found += [(*each, None) for each in _TOGETHER if each[0] in decisions.rules]
     return tuple(
         Sensitivity(
             rule,

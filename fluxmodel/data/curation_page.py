@@ -18,6 +18,7 @@ from fluxmodel.data.curation_sections import (
     threshold_section,
 )
 from fluxmodel.data.curation_tables import (
+    diversity_section,
     funnel_section,
     headline,
     refused_section,
@@ -48,6 +49,7 @@ def document(curated: Curated, read_images: ReadImages) -> str:
         ("funnel", "Funnel", funnel_section(record)),
         ("sensitivity", "If a threshold were moved", sensitivity_section(record)),
         ("numbers", "Numbers", histogram_section(curated)),
+        ("diversity", "How varied", diversity_section(record)),
         ("thresholds", "At the thresholds", threshold_section(curated, shown, pictures)),
         ("duplicates", "Duplicates", duplicate_section(curated, shown, pictures)),
         ("kept", "Kept", kept_section(curated, shown, pictures)),

@@ -62,6 +62,12 @@ class CurationRules(BaseModel):
         description="Perceptual hashes this close or closer are near duplicates, bits of 64; null turns it off "
         "(always off for procedural scenes: two that differ in one object are neighbours by hash).",
     )
+    max_images_a_word: int | None = Field(
+        default=None,
+        ge=1,
+        description="Of images whose every caption word is commoner than this, about so many stay for the rarest word "
+        "of each, images; null turns it off.",
+    )
     test_fraction: float = Field(
         default=0.05, ge=0, le=0.5, description="Share held out for evaluation, fraction."
     )

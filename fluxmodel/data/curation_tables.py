@@ -68,6 +68,40 @@ def sensitivity_section(record: Mapping[str, Any]) -> str:
     return section("sensitivity", "If a threshold were moved", lead, table(head, rows, numbers=range(1, 5)))
 
 
+def diversity_section(record: Mapping[str, Any]) -> str:
+    """How varied the images are before and after: their looks, and the words of their captions."""
+    found = record.get("diversity", {})
+    if not found:
+        return ""
+    sides = [found["readable"], found["kept"]]
+    looked_at = [f"<small>of {each['num_looked_at']:,}</small>" for each in sides]
+    rows = [
+        [
+            "different looks",
+            *(f"{each['vendi']:,.1f}{of}" for each, of in zip(sides, looked_at, strict=True)),
+        ],
+        ["different words", *(f"{each['num_words']:,}" for each in sides)],
+        ["words, as if evenly spread", *(f"{each['effective_words']:,.1f}" for each in sides)],
+    ]
+    words = [
+        [
+            escape(shortened(word)),
+            *(
+                f"{num:,}<small>{100 * num / max(side['num_images'], 1):.1f} %</small>"
+                for num, side in zip(nums, sides, strict=True)
+            ),
+        ]
+        for word, *nums in found["common_words"]
+    ]
+    lead = (
+        "Different looks is the Vendi score of the colours of an 8 x 8 grid: how many images there would be if none "
+        "were like another. Words are those of first captions."
+    )
+    common = folded("The commonest words", table(("word", "readable images", "kept"), words, numbers=(1, 2)))
+    measured = table(("", "readable images", "kept"), rows, numbers=(1, 2))
+    return section("diversity", "How varied", lead, measured, common if words else "")
+
+
 def refused_section(record: Mapping[str, Any]) -> str:
     """What could not be used, each with its reason: images, then captions, rows of metadata, folders and shards."""
     problems = _problems(record)

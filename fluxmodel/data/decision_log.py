@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fluxmodel.data.decisions import DUPLICATE_RULES, reasons_of
+from fluxmodel.data.decisions import BALANCE, DUPLICATE_RULES, reasons_of
 from fluxmodel.data.measurements import MEASUREMENTS
 from fluxmodel.data.records import Reason
 from fluxmodel.data.thresholds import THRESHOLDS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fluxmodel.data.decisions import Decisions
 
 _IMAGES_AT_ONCE = 4096
-_UNITS = {each.rule: each.unit for each in THRESHOLDS}
+_UNITS = {each.rule: each.unit for each in THRESHOLDS} | {BALANCE: "images with its rarest word"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,4 +130,4 @@ class _Said:
             captions = self._texts["captions"][row].as_py()
             text = captions[0]["text"] if captions else ""
             return repr(text[:80]) if text else None
-        return f"{value:.4g} {_UNITS[rule]}"
+        return None if np.isnan(value) else f"{value:.4g} {_UNITS[rule]}"

@@ -6,6 +6,7 @@ pass all of them. An image is dropped for the first rule it fails, in the order 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,14 @@ import numpy as np
 
 from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.dedup import exact_groups, near_groups, survivors
-from fluxmodel.data.measurements import MODEL_COLUMNS, SIGNATURE_BYTES, caption_facts, in_one_piece, numbers
+from fluxmodel.data.measurements import (
+    MODEL_COLUMNS,
+    SIGNATURE_BYTES,
+    WORDS,
+    caption_facts,
+    in_one_piece,
+    numbers,
+)
 from fluxmodel.data.records import Reason
 from fluxmodel.data.thresholds import THRESHOLDS, Threshold
 
@@ -30,6 +38,7 @@ _BEFORE_CAPTIONS = [rule for rule, each in _COMPARED.items() if each.column not 
 _AFTER_CAPTIONS = [rule for rule, each in _COMPARED.items() if each.column in MODEL_COLUMNS]
 IMAGE_RULES = ("readable", "decodable", *_BEFORE_CAPTIONS, "caption", *_AFTER_CAPTIONS)
 DUPLICATE_RULES = ("exact_duplicate", "near_duplicate")
+BALANCE = "balance"
 _DUPLICATE_REASONS = {
     "exact_duplicate": Reason.EXACT_DUPLICATE,
     "near_duplicate": Reason.NEAR_DUPLICATE,
@@ -81,6 +90,8 @@ def skipped_rules(rules: CurationRules, is_procedural: bool, models: Collection[
         skipped["near_duplicate"] = "switched off by the rule near_duplicate_distance"
     elif is_procedural:
         skipped["near_duplicate"] = _PROCEDURAL_SKIP
+    if rules.max_images_a_word is None:
+        skipped[BALANCE] = "switched off by the rule max_images_a_word"
     return skipped
 
 
@@ -102,7 +113,7 @@ def decide(measurements: pa.Table, rules: CurationRules, skip: Collection[str] =
     """Return what the rules say of measured images.
 
     Args:
-        measurements: at least the `DECIDING_COLUMNS`.
+        measurements: at least the `DECIDING_COLUMNS`, and the words where max_images_a_word is on.
         rules: thresholds; one that is null switches its rule off.
         skip: names of rules that are not to be applied.
     """
@@ -117,8 +128,10 @@ def decide(measurements: pa.Table, rules: CurationRules, skip: Collection[str] =
         near, bits = _near_survivors(measurements, unique, rules.near_duplicate_distance)
         passed["near_duplicate"], values["near_duplicate"] = _verdict(near, unique), bits
         survivor = near[exact]
-    has_failed = np.any([each == 0 for each in passed.values()], axis=0)
-    kept = (passed["exact_duplicate"] == 1) & ~has_failed
+    kept = candidates & np.all([passed[rule] != 0 for rule in DUPLICATE_RULES if rule in passed], axis=0)
+    if BALANCE not in skip and rules.max_images_a_word is not None:
+        passed[BALANCE], values[BALANCE] = _balanced(measurements, kept, rules)
+        kept = passed[BALANCE] == 1
     return Decisions(tuple(passed), passed, values, survivor, kept)
 
 
@@ -132,7 +145,8 @@ def reasons_of(measurements: pa.Table, decisions: Decisions, rules: CurationRule
     if rule in _COMPARED:
         reason, value = _COMPARED[rule].reason, decisions.values[rule][failed]
         return [str(Reason.NOT_SCORED if is_unseen else reason) for is_unseen in np.isnan(value)]
-    return [str(_DUPLICATE_REASONS[rule])] * len(failed)
+    reason = Reason.OVER_REPRESENTED if rule == BALANCE else _DUPLICATE_REASONS[rule]
+    return [str(reason)] * len(failed)
 
 
 def usable_captions(measurements: pa.Table, rules: CurationRules) -> np.ndarray:
@@ -240,6 +254,35 @@ def _near_survivors(measurements: pa.Table, unique: np.ndarray, distance: int):
     differing = np.bitwise_count(hashes ^ hashes[own]).astype(np.float64)
     bits[chosen] = np.where(own == np.arange(len(own)), np.nan, differing)
     return survivor, bits
+
+
+def _balanced(
+    measurements: pa.Table, among: np.ndarray, rules: CurationRules
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw from images with common words alone; return `passed`, and how many images have each one's rarest word.
+
+    An image stays with probability min(1, most / count), count that of its rarest word, so about `most` stay for each
+    common word and all for a rare one (Xu et al. 2023, arXiv:2309.16671, balance captions so). The draw is a function
+    of pixels and seed: another image added or removed leaves it as it is.
+    """
+    most, column = rules.max_images_a_word, in_one_piece(measurements[WORDS])
+    rows = np.repeat(np.arange(len(column)), column.value_lengths().fill_null(0).to_numpy())
+    counted = among[rows]
+    rows, words = rows[counted], column.flatten().to_numpy()[counted]
+    _, place, counts = np.unique(words, return_inverse=True, return_counts=True)
+    rarest = np.full(len(among), np.inf)
+    np.minimum.at(rarest, rows, counts[place])
+    stays = among.copy()
+    common = np.flatnonzero(among & np.isfinite(rarest) & (rarest > most))
+    drawn = draws(measurements["pixel_sha256"].take(common), f"balance {rules.seed} ")
+    stays[common] = drawn < most / rarest[common]
+    return np.where(among, stays, -1).astype(np.int8), np.where(among & np.isfinite(rarest), rarest, np.nan)
+
+
+def draws(digests: pa.ChunkedArray, key: str) -> np.ndarray:
+    """Return a number in [0, 1) for each digest of pixels, float64 [n]: a function of it and the key."""
+    hashed = (hashlib.sha256(key.encode() + bytes.fromhex(each.as_py())).digest() for each in digests)
+    return np.fromiter((int.from_bytes(each[:8], "big") / 2**64 for each in hashed), np.float64, len(digests))
 
 
 def _drawn(measurements: pa.Table) -> np.ndarray:

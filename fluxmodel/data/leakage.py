@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from fluxmodel.data.color_agreement import colors_alike
 from fluxmodel.data.decode import Refusal, decode
 from fluxmodel.data.dedup import pairs_within
+from fluxmodel.data.diversity import normalised
 from fluxmodel.data.perceptual_hash import color_signatures, thumbnail
 from fluxmodel.errors import ArtifactError
 
@@ -73,6 +73,7 @@ def measure_leakage(
     prompts: Sequence[str],
     rendered: np.ndarray | None = None,
     is_standing_in: bool = False,
+    learned: Iterable[str] = (),
 ) -> Leakage:
     """Hold the evaluation's images and prompts against the training split.
 
@@ -81,6 +82,7 @@ def measure_leakage(
         prompts: what the model is asked.
         rendered: procedural data: the fresh images evaluated on, uint8 [n, h, w, 3]; also says that it is procedural.
         is_standing_in: the training split stands in for a test split that is too small: everything is leaked.
+        learned: what the model learned from beside the data's own captions: those written anew for training images.
 
     Raises:
         ArtifactError: an image of the dataset is damaged.
@@ -102,7 +104,7 @@ def measure_leakage(
         rows = zip(test["id"], test["pixel_sha256"], strict=True)
         same = [Twin("pixels", name, known[digest]) for name, digest in rows if digest in known]
         near, unchecked = _near_images(dataset, train, test, {each.evaluated for each in same})
-    texts = [caption["text"] for captions in train["captions"] for caption in captions]
+    texts = [caption["text"] for captions in train["captions"] for caption in captions] + list(learned)
     equal, alike, beyond = caption_twins(list(prompts), texts)
     leaked = (len(same) + len(near)) / max(num_images, 1)
     asked = (len(equal) + len(alike)) / max(len(prompts), 1)
@@ -151,13 +153,6 @@ def caption_twins(asked: list[str], known: list[str]) -> tuple[list[Twin], list[
         if twin is not None:
             alike.append(Twin("near caption", text, texts[twin]))
     return equal, alike, beyond
-
-
-def normalised(text: str) -> str:
-    """Return lower-case words without punctuation, one space between them."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(" " if unicodedata.category(character)[0] in "PSZC" else character for character in folded)
-    return " ".join(kept.split())
 
 
 def _prefix(tokens: Iterable[str], counts: Counter) -> list[str]:

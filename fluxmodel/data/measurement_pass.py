@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from fluxmodel.data.caption_checks import check_caption, normalise
 from fluxmodel.data.curation_rules import CurationRules
+from fluxmodel.data.diversity import word_number, words_of
 from fluxmodel.data.image_measures import ImageMeasures, measure, recall, recipe, remember
-from fluxmodel.data.measurements import MeasurementWriter
+from fluxmodel.data.measurements import WORDS, MeasurementWriter
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
 
 if TYPE_CHECKING:
@@ -118,6 +119,9 @@ def _caption_columns(captions: tuple[Caption, ...]) -> dict:
         text = normalise(caption.text)
         texts.setdefault((text, caption.kind), Caption(text, caption.kind, caption.model))
     refusals = [check_caption(each.text, _ANY_LENGTH) for each in texts.values()]
+    first = next(
+        (each.text for each, refusal in zip(texts.values(), refusals, strict=True) if refusal is None), ""
+    )
     return {
         "captions": [
             {"text": stored(each.text), "kind": each.kind, "model": stored(each.model)}
@@ -125,6 +129,7 @@ def _caption_columns(captions: tuple[Caption, ...]) -> dict:
         ],
         "caption_words": [len(each.text.split(" ")) if each.text else 0 for each in texts.values()],
         "caption_refusals": [None if refusal is None else str(refusal) for refusal in refusals],
+        WORDS: [word_number(word) for word in words_of(first)],
     }
 
 

@@ -1,4 +1,12 @@
+from types import SimpleNamespace
+from typing import Any
+
+from evaluation.contamination import contamination
 from evaluation.report_coverage import coverage
+from fluxmodel.data.caption_rows import ROWS, CaptionRow, write_rows
+from fluxmodel.data.curated_dataset import CuratedDataset
+from fluxmodel.data.curation import CurationRules, curate
+from tests.fluxmodel.data.pictures import encoded, picture
 
 
 def metric(name, value, low, high):
@@ -46,3 +54,23 @@ def test_leakage_is_told_with_its_counts():
     assert "11 of 400 prompts" in text
     assert "A &lt;grammar&gt;." in text
     assert "Leakage" not in coverage(DOCUMENT)
+
+
+def test_leakage_is_looked_for_in_the_captions_of_the_training_split_alone(tmp_path):
+    folder, output, captions = tmp_path / "in", tmp_path / "out", tmp_path / "captions"
+    for each in (folder, output, captions):
+        each.mkdir()
+    for seed in range(30):
+        (folder / f"{seed}.png").write_bytes(encoded(picture(seed)))
+        (folder / f"{seed}.txt").write_text(f"old words {seed}")
+    curate(str(folder), CurationRules(test_fraction=0.3), output)
+    rows = [
+        CaptionRow("a", "train", "two grey owls", "model"),
+        CaptionRow("b", "test", "one red boat", "model"),
+    ]
+    write_rows(rows, captions / ROWS)
+    prompts = SimpleNamespace(prompts=["two grey owls", "one red boat"])
+    benchmark: Any = SimpleNamespace(prompts=prompts, level=None)
+    found = contamination(CuratedDataset(output), benchmark, captions)
+    assert (found["same_captions"], found["examples"][-1]["evaluated"]) == (1, "two grey owls")
+    assert contamination(CuratedDataset(output), benchmark)["same_captions"] == 0

@@ -10,7 +10,8 @@ from PIL import Image
 
 from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.data.curation import CurationRules, curate
-from fluxmodel.data.leakage import MIN_JACCARD, caption_twins, measure_leakage, normalised
+from fluxmodel.data.diversity import normalised
+from fluxmodel.data.leakage import MIN_JACCARD, caption_twins, measure_leakage
 from tests.fluxmodel.data.pictures import encoded, picture
 
 words = st.lists(st.sampled_from("a red blue big small dog cat on the mat".split()), min_size=1, max_size=8)
@@ -73,6 +74,15 @@ def test_prompts_of_the_training_captions_are_leaked(tmp_path):
     asked = [each[0].text.upper() + "!" for each in dataset.captions("train")[:3]] + ["something else"]
     found = measure_leakage(dataset, asked)
     assert (found.same_captions, found.share) == (3, 0.75)
+
+
+def test_what_was_learned_from_new_captions_is_leaked_as_well(tmp_path):
+    """A model that never saw the data's own words has seen those of the captioner."""
+    dataset, asked = curated(tmp_path), ["two grey owls at night", "nothing of the kind"]
+    assert measure_leakage(dataset, asked).share == 0
+    found = measure_leakage(dataset, asked, learned=["Two grey owls, at night.", "a dog"])
+    assert (found.same_captions, found.share) == (1, 0.5)
+    assert found.examples[0].training == "Two grey owls, at night."
 
 
 @pytest.mark.parametrize(
