@@ -114,8 +114,8 @@ def evaluate(
         "curves": {name: rows for name in CURVES if (rows := [p.row() for p in made.points if p.curve == name])},
         "straightness": made.straightness, "lora": adopted,
         "baselines": measure_baselines(instruments, benchmark, headline, settings),
-        "chance": {"retrieval": instruments.chance(benchmark.prompts)}, "judge": _judge(instruments.judge, settings, entrant),
-        **_circumstances(entrant, evaluators, dataset, settings),
+        "chance": {"retrieval": instruments.chance(benchmark.prompts)},
+        "judge": _judge(instruments.judge, settings, entrant), **_circumstances(entrant, evaluators, dataset, settings),
         **_groups(headline.measured, made.further, instruments.skipped),
         "cost": _cost(started, drawn.total),
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Random tiny models that score images, as transformers directories: a CLIP and image classifiers."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,7 +23,10 @@ def save_clip(directory: Path) -> Path:
 
 
 def save_classifier(
-    directory: Path, labels: tuple[str, ...], seed: int = 0, problem: str | None = None
+    directory: Path,
+    labels: tuple[str, ...],
+    seed: int = 0,
+    problem: Literal["multi_label_classification"] | None = None,
 ) -> Path:
     """Write an untrained vision transformer with these labels, and its image processor."""
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
