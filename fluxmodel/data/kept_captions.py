@@ -21,7 +21,7 @@ from fluxmodel.errors import StageError
 if TYPE_CHECKING:
     import numpy as np
 
-_VERSION = 1
+_VERSION = 2
 _IN_A_ROW = 20
 """Failures without any success between them after which a writer counts as gone, unless captions of it are kept."""
 

@@ -239,7 +239,9 @@ def test_images_that_always_fail_do_not_fail_every_later_run_but_the_totals_hold
         writer: Any = Moody()
         kept = KeptCaptions(writer, tmp_path, FailureBudget(65, share, 1000))
         try:
-            return [each for batch in batches for each in kept.write(batch, [str(i) for i in range(len(batch))])]
+            return [
+                each for batch in batches for each in kept.write(batch, [str(i) for i in range(len(batch))])
+            ]
         finally:
             kept.close()
 
