@@ -3,6 +3,7 @@
 Images: equal pixels, or hashes within a distance whose colours agree (dedup.py). Captions: equal after normalisation,
 or token sets with Jaccard similarity >= 0.8, found by prefix filtering (Bayardo et al. 2007, "Scaling up all pairs
 similarity search"): two sets so alike share one of their rarest tokens, so few pairs are compared and none is missed.
+A token is a word, or a single character of a script that puts no space between words.
 Procedural scenes are neighbours by hash when one object differs, and their captions come from a small grammar that
 repeats itself: there equal pixels count as leakage, and captions are only told.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -33,6 +35,11 @@ MIN_JACCARD = 0.8
 _MAX_CANDIDATES = 1_000_000  # pairs of near hashes whose images are decoded; more are counted, not looked at
 _MAX_LOOKED_AT = 20_000  # token sets that one caption is compared with; more are counted, not looked at
 _NUM_EXAMPLES = 10
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Scripts without spaces: Thai and Lao, Burmese, Khmer, kana, Chinese characters."""
+_TOKEN = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def caption_twins(asked: list[str], known: list[str]) -> tuple[list[Twin], list[
     An asked text counts once for each time it is asked.
     """
     texts = {normalised(text): text for text in known}
-    token_sets = list({frozenset(text.split()): text for text in texts if text}.items())
+    token_sets = list({_tokens(text): text for text in texts if text}.items())
     counts = Counter(token for tokens, _ in token_sets for token in tokens)
     posts: dict[str, list[int]] = defaultdict(list)
     for number, (tokens, _) in enumerate(token_sets):
@@ -145,7 +152,7 @@ def caption_twins(asked: list[str], known: list[str]) -> tuple[list[Twin], list[
             equal.append(Twin("caption", text, texts[plain]))
             continue
         if plain not in found:
-            found[plain] = _nearest(frozenset(plain.split()), token_sets, posts, counts)
+            found[plain] = _nearest(_tokens(plain), token_sets, posts, counts)
         twin, is_cut = found[plain]
         beyond += is_cut
         if twin is not None:
@@ -158,6 +165,10 @@ def normalised(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     kept = "".join(" " if unicodedata.category(character)[0] in "PSZC" else character for character in folded)
     return " ".join(kept.split())
+
+
+def _tokens(text: str) -> frozenset[str]:
+    return frozenset(_TOKEN.findall(text))
 
 
 def _prefix(tokens: Iterable[str], counts: Counter) -> list[str]:
