@@ -83,7 +83,7 @@ class Chain:
         dataset = self.dataset
         self.part("autoencoder")  # not asked for here, but of the parts it takes longest: it goes first
         captioner = self.part("captioner") if "captioner" in self.plan.parts else None
-        return caption.submit(self.context, dataset, captioner, self.plan.captioner)
+        return caption.submit(self.context, dataset, captioner, self.plan.captioner, self.plan.agreement)
 
     @cached_property
     def latents(self) -> Future:

@@ -6,7 +6,7 @@ from evaluation.gate_settings import GateSettings
 from evaluation.settings import EvaluationSettings
 from flows.config import PipelineConfig
 from fluxmodel.data.curation_rules import CurationRules, choose_rules
-from fluxmodel.data.scoring_models import ScoringModels, identify_models
+from fluxmodel.data.scoring_models import AGREEMENT, ScoringModel, ScoringModels, identify_models
 from fluxmodel.errors import InputError
 from fluxmodel.presets import PRESETS, Preset
 from fluxmodel.training_job import PairSettings, TrainingJob
@@ -67,6 +67,12 @@ class Plan:
     def __post_init__(self) -> None:
         refuse_beyond(self.needs())  # now, not in its third hour
         check_cluster()
+
+    @property
+    def agreement(self) -> ScoringModel | None:
+        """The CLIP that holds captions against images, where the user named one."""
+        models = self.models.models if self.models is not None else ()
+        return next((each for each in models if each.column == AGREEMENT), None)
 
     def needs(self) -> dict[str, Need]:
         """Return the GPUs each stage asks for, where there are any."""

@@ -3,6 +3,7 @@
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
+from fluxmodel.data.scoring_models import ScoringModel
 from fluxmodel.progress import seconds_spooled
 from tasks.artifacts import ArtifactRef
 from tasks.cards import read_card, read_json
@@ -54,6 +55,7 @@ def caption(
     dataset: ArtifactRef,
     captioner: ArtifactRef | None = None,
     own: OwnCaptioner | None = None,
+    judge: ScoringModel | None = None,
 ) -> ArtifactRef:
     """Caption every image of the dataset.
 
@@ -62,12 +64,17 @@ def caption(
         dataset: curated images.
         captioner: the one trained here.
         own: a model of the user's; with neither of the two the given captions are kept.
+        judge: a CLIP that says of each new caption whether it fits its image less than the old one.
     """
-    return CAPTION.run(context, _caption, dataset=dataset, captioner=captioner, own=own)
+    return CAPTION.run(context, _caption, dataset=dataset, captioner=captioner, own=own, judge=judge)
 
 
 def _caption(
-    run: StageRun, dataset: ArtifactRef, captioner: ArtifactRef | None, own: OwnCaptioner | None
+    run: StageRun,
+    dataset: ArtifactRef,
+    captioner: ArtifactRef | None,
+    own: OwnCaptioner | None,
+    judge: ScoringModel | None = None,
 ) -> Outcome:
     directory = str(run.path(captioner)) if captioner is not None else own.directory if own else None
     given = {
@@ -79,8 +86,9 @@ def _caption(
     shards = run.map("fluxmodel.data.captioning:caption_shard", **given) if directory else []
     final = run.call(
         "fluxmodel.data.captioning:caption_dataset",
-        computes=bool(directory) and not shards and not _is_elsewhere(own),
+        computes=bool(directory) and (judge is not None or not (shards or _is_elsewhere(own))),
         shards=[str(shard) for shard in shards],
+        dual_encoder=judge.directory if judge is not None and directory else None,
         **given,
     )
     _, metrics = read_card(final)

@@ -32,6 +32,8 @@ _REFUSING = re.compile(
     r"""^\W*(?:
         (?:i(?:['’]m|\ am)|we(?:['’]re|\ are))\ (?:(?:very|really|so|truly)\ )?(?:sorry|afraid|unable|not\ able)\b
       | (?:i|we)\ (?:cannot|can\ ?not|can['’]t|could\ not|couldn['’]t|won['’]t|will\ not|do\ not|don['’]t)\b
+        (?!\ (?:see|find|notice|detect|spot|make\ out)\ (?!(?:(?:an?|any|the|your|this|that|such)\ )?(?:[\w-]+\ )?
+           (?:images?|pictures?|photos?|photographs?|attachments?|files?)\b))
       | (?:i|we)\ (?:must\ |have\ to\ |need\ to\ )?(?:apologi[sz]e|decline|refuse)\b
       | (?:my\ )?apologies\b
       | sorry,?\ (?:but\b|i\b|this\b|the\b)
@@ -44,7 +46,8 @@ _REFUSING = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
-_CHARACTER_LOOP = re.compile(r"(\S{1,16}?)\1{9,}")
+_CHARACTER_LOOP = re.compile(r"([^\W\d_]\S{0,15}?)\1{9,}")
+"""Of letters: a ruled line or a round number is none."""
 _MOST_WORDS_OF_A_LOOP = 12
 _SENTENCE_END = re.compile(r"""[.!?…。！？][)"'”’»\]]*$""")
 

@@ -6,12 +6,14 @@ What goes wrong with one image is that image's `CaptionFailure`; what concerns a
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fluxmodel.data.chat_endpoint import is_endpoint
+from fluxmodel.encoders import captioner as captioner_code
 from fluxmodel.encoders.captioner import Captioner, Written
 from fluxmodel.errors import InputError
 
@@ -92,7 +94,7 @@ class DirectoryWriter:
         self._batch_size = batch_size
         self.name = self._captioner.name
         self.text, self.prompt_hash = self._captioner.text, self._captioner.prompt_hash
-        self.recipe: dict[str, Any] = {"max_tokens": self._captioner.max_tokens}
+        self.recipe: dict[str, Any] = captioner_recipe(self._captioner)
 
     def write(self, images: np.ndarray, ids: Sequence[str], keep: Keep = keep_nothing) -> list[Result]:
         """Return of every image what the model wrote, or why it could not."""
@@ -133,6 +135,24 @@ class DirectoryWriter:
         import torch
 
         return self._captioner.caption(torch.from_numpy(images).permute(0, 3, 1, 2), len(images))
+
+
+def captioner_recipe(captioner: Captioner) -> dict[str, Any]:
+    """Return what a caption depends on beside the directory's files, the question and the pixels."""
+    from importlib.metadata import version
+
+    import torch
+
+    code = inspect.getsource(captioner_code) + inspect.getsource(DirectoryWriter)
+    return {
+        "max_tokens": captioner.max_tokens,
+        "code": hashlib.sha256(code.encode()).hexdigest(),
+        "dtype": str(captioner.model.dtype),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "pillow": version("pillow"),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def check_numbers(images: np.ndarray, ids: Sequence[str]) -> None:

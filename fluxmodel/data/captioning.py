@@ -262,6 +262,7 @@ class _Shards:
     def __init__(self, directories: Sequence[str | Path], budget: FailureBudget):
         self._batches: dict[int, list[Result]] = {}
         self._budget = budget
+        budget.note_kept()  # nobody is asked here, so nobody can be gone
         self.identity: dict[str, Any] = {}
         for directory in directories:
             try:

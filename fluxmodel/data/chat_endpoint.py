@@ -2,19 +2,26 @@
 
 `http://HOST:PORT/v1?model=NAME`; further parameters are fields of `EndpointAddress`. The key, if one is needed, stands
 in the environment variable FLUXLINE_CAPTIONER_KEY; it is sent to that address alone, follows no redirect, and is
-neither stored nor repeated in an error. What may pass (429, 5xx, a timeout, half an answer) is tried again after
-Retry-After, or a random share of a doubling pause ("full jitter").
+neither stored nor repeated in an error. What may pass (429, 5xx, a timeout, half an answer) is tried again after a
+random share of a doubling pause ("full jitter"), on top of Retry-After where the server says one.
+
+Requests run in an event loop in a thread of its own: there alone can one be cut off whatever it waits for (headers
+that drip, an endless row of 100 Continue), at its time limit and when the writing ends.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import json
 import os
 import random
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,12 +29,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fluxmodel.errors import InputError, first_fault
 
 KEY = "FLUXLINE_CAPTIONER_KEY"
-_TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_TRANSIENT = frozenset({408, 409, 425, 429})
+"""Statuses that may pass; so may those from 500 on, except `_LASTING`."""
+_LASTING = frozenset({501, 505})
 _OWN = frozenset({400, 413, 415, 422})
 """Statuses that speak of one request; any other failure speaks of the endpoint."""
+_ABSENT = frozenset({"http_404", "http_405", "http_501"})
+"""Reasons that say: there is no such thing here."""
 _FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_WAIT = 0.5, 20.0, 120.0
 _MAX_BYTES = 4 << 20
+_MOST_TOKENS = 2**31 - 1
+"""What the table of captions can hold (int32)."""
 _SCHEMES = ("http://", "https://")
+_PLAIN_NAME = re.compile("[a-z_]{1,20}")
 
 
 class EndpointAddress(BaseModel):
@@ -38,17 +52,23 @@ class EndpointAddress(BaseModel):
     base: str = Field(description="Address up to and with /v1.")
     model: str = Field(default="", description="Name of the model; by default the only one that is served.")
     concurrency: int = Field(default=8, gt=0, le=256, description="Requests at once.")
-    seconds: float = Field(default=120.0, gt=0, description="Longest time for one answer, whole.")
+    seconds: float = Field(default=120.0, gt=0, le=86400, description="Longest time for one answer, whole.")
     attempts: int = Field(default=6, gt=0, le=20, description="Times that an image is asked about at most.")
     max_tokens: int = Field(default=256, gt=0, description="Tokens of a caption at most.")
 
 
 class CallError(Exception):
-    """One request came to nothing; `reason` in one word."""
+    """One request came to nothing; `reason` in one word. `wait` is what the server asks for, seconds."""
 
     def __init__(self, reason: str, detail: str, wait: float | None = None, may_pass: bool = False):
         super().__init__(detail)
         self.reason, self.detail, self.wait, self.may_pass = reason, detail, wait, may_pass
+
+
+def one_line(text: str, most: int = 300) -> str:
+    """Return foreign text as it may stand in a sentence: one line, `most` characters at most, no controls."""
+    shown = "".join(c if c.isprintable() else " " for c in text[: 10 * most])
+    return " ".join(shown.split())[:most]
 
 
 def is_endpoint(text: str) -> bool:
@@ -60,15 +80,17 @@ def parse_address(text: str) -> EndpointAddress:
     """Read `http://HOST:PORT/v1?model=NAME`.
 
     Raises:
-        InputError: it is no such address; names the field.
+        InputError: it is no such address; names the field. What may be a password or a key is not repeated.
     """
     try:
+        text.encode()
         parts = urlsplit(text)
         _, host = parts.port, parts.hostname
+        (host or "").encode("idna")
         query = parse_qsl(parts.query, strict_parsing=True) if parts.query else []
-    except ValueError as error:
-        shown = text.partition("?")[0].rpartition("@")[2]
-        raise InputError(f"{shown}: is no address ({error}); write http://HOST:PORT/v1?model=NAME.") from None
+    except ValueError:
+        shown = "what is given" if "@" in text else one_line(text.partition("?")[0])
+        raise InputError(f"{shown}: is no address; write http://HOST:PORT/v1?model=NAME.") from None
     if "@" in parts.netloc:
         raise InputError(
             f"{host}: no user or password belongs in the address, for addresses are stored; set {KEY} instead."
@@ -77,8 +99,9 @@ def parse_address(text: str) -> EndpointAddress:
     if not host:
         raise InputError(f"{base}: no host there; write http://HOST:PORT/v1?model=NAME.")
     if unknown := sorted({name for name, _ in query} - (set(EndpointAddress.model_fields) - {"base"})):
+        shown = f"the parameter {unknown[0]!r}" if _PLAIN_NAME.fullmatch(unknown[0]) else "a parameter"
         raise InputError(
-            f"{base}: the parameter {unknown[0]!r} is unknown; there are "
+            f"{base}: {shown} is unknown; there are "
             f"{', '.join(name for name in EndpointAddress.model_fields if name != 'base')}."
             + (f" A key stands in {KEY}." if "key" in unknown[0] else "")
         )
@@ -94,7 +117,7 @@ class _Message(BaseModel):
 
 
 class _Token(BaseModel):
-    logprob: float = Field(allow_inf_nan=False)
+    logprob: float = Field(ge=-1e9, le=1e9)
 
 
 class _Logprobs(BaseModel):
@@ -108,7 +131,7 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    completion_tokens: int | None = None
+    completion_tokens: int | None = Field(default=None, strict=True, ge=0, le=_MOST_TOKENS)
 
 
 class ChatAnswer(BaseModel):
@@ -118,12 +141,21 @@ class ChatAnswer(BaseModel):
     usage: _Usage | None = None
 
 
+class _Reply(NamedTuple):
+    status: int
+    body: bytes
+    retry_after: str | None
+
+
 class ChatEndpoint:
     """Asks an endpoint; threads may share it.
 
     Args:
         address: where and how.
         pause: waits a number of seconds; by default until `stop` at most.
+
+    Raises:
+        InputError: the key or the host cannot be sent.
     """
 
     def __init__(self, address: EndpointAddress, pause: Callable[[float], object] | None = None):
@@ -132,18 +164,48 @@ class ChatEndpoint:
         self._stopped = threading.Event()
         self.address, self._pause = address, pause or self._stopped.wait
         self._key = os.environ.get(KEY, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise InputError(
+                f"{KEY}: holds a character that cannot be sent; set it to the key alone, in printable ASCII."
+            )
+        try:
+            httpx.URL(address.base)
+        except httpx.InvalidURL as error:
+            raise InputError(
+                f"{address.base}: is no address ({error}); write http://HOST:PORT/v1?model=NAME."
+            ) from None
         is_here = urlsplit(address.base).hostname in ("localhost", "127.0.0.1", "::1")
         limits = httpx.Limits(max_connections=address.concurrency)
-        self._client = httpx.Client(timeout=address.seconds, limits=limits, trust_env=not is_here)
+        self._client = httpx.AsyncClient(timeout=None, limits=limits, trust_env=not is_here)
         self._wants_logprobs = True
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Close its connections."""
-        self._client.close()
+        """Cut off what is under way and close the connections."""
+        if self._loop.is_closed():
+            return
+        self._stopped.set()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def stop(self) -> None:
-        """Try nothing again from now on."""
+        """Cut off what is under way, and ask nothing from now on."""
         self._stopped.set()
+        self._loop.call_soon_threadsafe(self._cut_off)
+
+    def _cut_off(self) -> None:
+        for task in self._under_way:
+            task.cancel()
+
+    async def _end(self) -> None:
+        self._cut_off()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._client.aclose()
 
     def served(self) -> list[dict[str, Any]]:
         """Return what the server says of its models; [] where it does not list them.
@@ -154,7 +216,7 @@ class ChatEndpoint:
         try:
             told = self._tried(lambda: self._call("GET", "models", None), 3)
         except CallError as error:
-            if error.reason == "http_404":
+            if error.reason in _ABSENT:
                 return []
             raise InputError(
                 f"{self.address.base}: no list of models there ({error.detail}); start the server, or mend the address."
@@ -197,7 +259,7 @@ class ChatEndpoint:
         try:
             return self._tried(once, self.address.attempts)
         except CallError as error:
-            if error.reason != "http_404":
+            if error.reason not in _ABSENT:
                 raise
             raise InputError(
                 f"{self.address.base}: {error.detail}; mend the address (it ends with /v1), or name a served model."
@@ -211,55 +273,83 @@ class ChatEndpoint:
                 if not error.may_pass or attempt == attempts or self._stopped.is_set():
                     raise
                 span = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1))
-                self._pause(error.wait if error.wait is not None else random.uniform(0, span))
+                self._pause((error.wait or 0.0) + random.uniform(0, span))
         raise AssertionError("attempts is above 0")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         """Return the JSON of one answer."""
-        import json
+        sent = None if body is None else json.dumps(body).encode()
+        answer = asyncio.run_coroutine_threadsafe(self._noted(self._answer(method, path, sent)), self._loop)
+        try:
+            reply = answer.result()
+        except concurrent.futures.CancelledError:
+            raise CallError("stopped", "it was cut off, for the writing ended") from None
+        if reply.status != 200:
+            raise self._refused(reply)
+        try:
+            return json.loads(reply.body)
+        except ValueError:  # a proxy's page, or an answer cut off
+            raise CallError("malformed_json", "the answer is no JSON", None, True) from None
+        except RecursionError:
+            raise CallError("malformed_json", "the answer is JSON nested too deep") from None
 
+    async def _noted(self, answer: Coroutine[Any, Any, _Reply]) -> _Reply:
+        """Let a request be cut off while it is under way."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            return await answer
+        finally:
+            self._under_way.discard(task)
+
+    async def _answer(self, method: str, path: str, sent: bytes | None) -> _Reply:
+        """Ask once, within the time limit whatever the server does."""
         import httpx
 
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        until = time.monotonic() + self.address.seconds
-        told = bytearray()
+        if self._stopped.is_set():
+            raise CallError("stopped", "it was not asked, for the writing ended")
+        # Compressed, a few bytes could stand for gigabytes; plain, the bound holds for what is received.
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        told, url = bytearray(), f"{self.address.base}/{path}"
         try:
-            url = f"{self.address.base}/{path}"
-            with self._client.stream(method, url, json=body, headers=headers) as reply:
-                for piece in reply.iter_bytes():
+            async with (
+                asyncio.timeout(self.address.seconds),
+                self._client.stream(method, url, content=sent, headers=headers) as reply,
+            ):
+                coding = reply.headers.get("Content-Encoding", "identity")
+                if coding.lower() != "identity":
+                    raise CallError(
+                        "encoded", self._safe(f"the answer is encoded ({coding}), not plain as asked")
+                    )
+                async for piece in reply.aiter_raw():
                     told += piece
-                    if time.monotonic() > until:
-                        raise CallError(
-                            "timeout", f"no whole answer in {self.address.seconds:g} s", None, True
-                        )
                     if len(told) > _MAX_BYTES:
                         raise CallError("too_long", f"the answer exceeds {_MAX_BYTES} bytes")
-        except httpx.TimeoutException:
-            raise CallError("timeout", f"no answer in {self.address.seconds:g} s", None, True) from None
+        except TimeoutError:
+            raise CallError("timeout", f"no whole answer in {self.address.seconds:g} s", None, True) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CallError(
                 "unreachable", self._safe(f"{type(error).__name__}: {error}"), None, True
             ) from None
-        if reply.status_code != 200:
-            raise self._refused(reply.status_code, told, reply.headers.get("Retry-After"))
-        try:
-            return json.loads(told)
-        except ValueError:  # a proxy's page, or an answer cut off
-            raise CallError("malformed_json", "the answer is no JSON", None, True) from None
+        return _Reply(reply.status_code, bytes(told), reply.headers.get("Retry-After"))
 
-    def _refused(self, status: int, told: bytes | bytearray, retry_after: str | None) -> Exception:
-        detail = self._safe(f"status {status}: {told[:2000].decode(errors='replace')}")
-        if status in _TRANSIENT:
-            return CallError(f"http_{status}", detail, _wait(retry_after), True)
-        if status in _OWN or status == 404:
-            return CallError(f"http_{status}", detail)
+    def _refused(self, reply: _Reply) -> Exception:
+        status = reply.status
+        detail = self._safe(f"status {status}: {reply.body[:2000].decode(errors='replace')}")
+        reason = f"http_{status}"
+        if status in _TRANSIENT or (status >= 500 and status not in _LASTING):
+            return CallError(reason, detail, _wait(reply.retry_after), True)
+        if status in _OWN or reason in _ABSENT:
+            return CallError(reason, detail)
         cure = f"set {KEY} to a key it accepts" if status in (401, 403) else "mend the address"
         return InputError(f"{self.address.base}: {detail}; {cure}.")
 
     def _safe(self, text: str) -> str:
         """Return one line of at most 300 characters without the key."""
-        line = " ".join(text.split())
-        return (line.replace(self._key, "***") if self._key else line)[:300]
+        return one_line(text.replace(self._key, "***") if self._key else text)
 
 
 def _wait(retry_after: str | None) -> float | None:

@@ -9,6 +9,7 @@ two images' colours, and at s = 0.1 two that differ by a tenth of the range are 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import zlib
 from collections import Counter
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 ALIKE = 0.1
 """Mean difference of colours, of their range, at which two images are 0.61 alike."""
 NUM_LOOKED_AT = 1000
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Scripts without spaces: Thai and Lao, Burmese, Khmer, kana, Chinese characters."""
+_TOKEN = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _NUM_WORDS = 20
 _ROWS_AT_ONCE = 4096
 
@@ -56,9 +62,14 @@ def normalised(text: str) -> str:
     return " ".join(kept.split())
 
 
+def tokens_of(text: str) -> list[str]:
+    """Return the words of a normalised text; of writing without spaces, the characters."""
+    return _TOKEN.findall(text)
+
+
 def words_of(text: str) -> list[str]:
     """Return the different words of a text in their order, without those that hold a digit: they number things."""
-    words = dict.fromkeys(normalised(text).split())
+    words = dict.fromkeys(tokens_of(normalised(text)))
     return [word for word in words if not any(character.isdigit() for character in word)]
 
 

@@ -1,7 +1,8 @@
 """Captions by an endpoint: images as data URLs, a bounded number at once, each image's failure its own.
 
 Nothing is asked anew that was kept: a further image is sent only once an answer is kept, so that whenever this process
-is killed at most `concurrency` images have been asked about in vain.
+is killed at most `concurrency` images have been asked about in vain. Whatever ends the writing cuts off the requests
+under way, and what was answered until then is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from fluxmodel.data.caption_writers import CaptionFailure, Keep, Result, check_numbers, keep_nothing
-from fluxmodel.data.chat_endpoint import CallError, ChatAnswer, ChatEndpoint, EndpointAddress, parse_address
+from fluxmodel.data.chat_endpoint import (
+    CallError,
+    ChatAnswer,
+    ChatEndpoint,
+    EndpointAddress,
+    one_line,
+    parse_address,
+)
 from fluxmodel.encoders.captioner import PROMPT, Written
 from fluxmodel.errors import InputError
 
@@ -25,6 +33,9 @@ if TYPE_CHECKING:
 
 _STABLE = ("id", "root", "parent", "owned_by", "max_model_len")
 """What a server says of a model that a restart does not change."""
+EMPTY = "empty"
+_MOST_CHARACTERS = 8192
+"""Of a caption: far beyond what any encoder reads (512 tokens), and normalised in no time whatever they are."""
 _FINISHES = {"stop": "end", "length": "length", "content_filter": "refused"}
 
 
@@ -75,14 +86,18 @@ class EndpointWriter:
                 while len(pending) < most and (index := next(following, None)) is not None:
                     pending[pool.submit(self._one, images[index])] = index
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
-                fresh = [(pending.pop(future), future.result()) for future in done]
+                fresh = [(pending[future], future.result()) for future in done]
+                for future in done:
+                    del pending[future]
                 keep(fresh)
                 results |= dict(fresh)
         except BaseException:
             self._endpoint.stop()
+            pool.shutdown(cancel_futures=True)
+            if answered := _answered(pending):
+                keep(answered)
             raise
-        finally:
-            pool.shutdown(cancel_futures=True)  # waits for requests under way: nothing of them is left behind
+        pool.shutdown()
         return [results[index] for index in range(len(images))]
 
     def _one(self, image: np.ndarray) -> Result:
@@ -103,15 +118,29 @@ def endpoint_revision(address: str) -> str:
     return writer.revision
 
 
-def _written(answer: ChatAnswer) -> Written:
+def _answered(pending: dict[Future[Result], int]) -> list[tuple[int, Result]]:
+    """Return the captions among requests that all came to their end."""
+    whole = {future: index for future, index in pending.items() if not future.cancelled()}
+    results = [(index, future.result()) for future, index in whole.items() if future.exception() is None]
+    return [pair for pair in results if isinstance(pair[1], Written)]
+
+
+def _written(answer: ChatAnswer) -> Result:
     choice = answer.choices[0]
     finish = _FINISHES.get(choice.finish_reason or "", "unknown")
     text, said = choice.message.content or "", choice.logprobs.content if choice.logprobs else None
     if choice.message.refusal:
         text, finish = choice.message.refusal, "refused"
+    if len(text) > _MOST_CHARACTERS:
+        text, finish = text[:_MOST_CHARACTERS], "length" if finish == "end" else finish
+    text = _clean(text)
+    if not text:
+        why = one_line(choice.finish_reason or "none", 40)
+        cure = "; raise max_tokens in the address" if finish == "length" else ""
+        return CaptionFailure(EMPTY, f"the answer holds no text (finish_reason {why}){cure}")
     score = sum(token.logprob for token in said) / len(said) if said else None
     tokens = answer.usage.completion_tokens if answer.usage else len(said) if said else None
-    return Written(_clean(text), score, tokens, finish)
+    return Written(text, score, tokens, finish)
 
 
 def _clean(text: str) -> str:
@@ -136,6 +165,11 @@ def _looked_up(address: EndpointAddress, served: Sequence[dict[str, Any]]) -> tu
         if len(served) != 1 or not isinstance(served[0].get("id"), str):
             raise InputError(f"{address.base}: which model? {there}; name one by ?model=NAME.")
         name = served[0]["id"]
+        if not name.isprintable():
+            raise InputError(
+                f"{address.base}: its model's name {one_line(name)!r} holds a character that cannot be printed; "
+                "serve it under another name."
+            )
     said = next((each for each in served if each.get("id") == name), None)
     if served and said is None:
         raise InputError(f"{address.base}: does not serve {name!r}, but {_named(served)}; name one of them.")
@@ -143,4 +177,4 @@ def _looked_up(address: EndpointAddress, served: Sequence[dict[str, Any]]) -> tu
 
 
 def _named(served: Sequence[dict[str, Any]]) -> str:
-    return ", ".join(str(each.get("id")) for each in served[:10])
+    return ", ".join(one_line(str(each.get("id")), 100) for each in served[:10])

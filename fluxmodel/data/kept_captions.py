@@ -21,9 +21,9 @@ from fluxmodel.errors import StageError
 if TYPE_CHECKING:
     import numpy as np
 
-_VERSION = 1
+_VERSION = 2
 _IN_A_ROW = 20
-"""Failures without any success between them after which a writer counts as gone."""
+"""Failures without any success between them after which a writer counts as gone, unless captions of it are kept."""
 
 
 class FailureBudget:
@@ -39,6 +39,15 @@ class FailureBudget:
         self.total, self.allowed = total, min(most, math.ceil(share * total))
         self.reasons: Counter[str] = Counter()
         self._in_a_row = 0
+        self._is_proven = False
+
+    def note_kept(self) -> None:
+        """Hear that captions of this writer are there already.
+
+        What is left to ask about may then be what it always fails on, so a row of failures no longer speaks of the
+        writer: from now on the totals alone count.
+        """
+        self._is_proven = True
 
     def note(self, results: Sequence[Result]) -> None:
         """Count.
@@ -58,7 +67,7 @@ class FailureBudget:
                     f"({self._counts()}; the last: {result.detail or result.reason}). What was written is kept: mend "
                     "the captioner, or raise max_failed_share or max_failed, and run again."
                 )
-            if self._in_a_row >= _IN_A_ROW:
+            if self._in_a_row >= _IN_A_ROW and not self._is_proven:
                 raise StageError(
                     f"The captioner failed {_IN_A_ROW} times in a row ({self._counts()}; the last: "
                     f"{result.detail or result.reason}). What was written is kept: mend it and run again."
@@ -99,6 +108,8 @@ class KeptCaptions:
         """
         keys = [pixel_key(image) for image in images]
         known = {key: said for key in dict.fromkeys(keys) if (said := self._kept(key)) is not None}
+        if known:
+            self._budget.note_kept()
         # Two images with the same pixels are asked about once.
         fresh = list(dict.fromkeys(key for key in keys if key not in known))
         if fresh:

@@ -3,6 +3,7 @@
 Images: equal pixels, or hashes within a distance whose colours agree (dedup.py). Captions: equal after normalisation,
 or token sets with Jaccard similarity >= 0.8, found by prefix filtering (Bayardo et al. 2007, "Scaling up all pairs
 similarity search"): two sets so alike share one of their rarest tokens, so few pairs are compared and none is missed.
+A token is a word, or a single character of a script that puts no space between words.
 Procedural scenes are neighbours by hash when one object differs, and their captions come from a small grammar that
 repeats itself: there equal pixels count as leakage, and captions are only told.
 """
@@ -21,7 +22,7 @@ import numpy as np
 from fluxmodel.data.color_agreement import colors_alike
 from fluxmodel.data.decode import Refusal, decode
 from fluxmodel.data.dedup import pairs_within
-from fluxmodel.data.diversity import normalised
+from fluxmodel.data.diversity import normalised, tokens_of
 from fluxmodel.data.perceptual_hash import color_signatures, thumbnail
 from fluxmodel.errors import ArtifactError
 
@@ -131,7 +132,7 @@ def caption_twins(asked: list[str], known: list[str]) -> tuple[list[Twin], list[
     An asked text counts once for each time it is asked.
     """
     texts = {normalised(text): text for text in known}
-    token_sets = list({frozenset(text.split()): text for text in texts if text}.items())
+    token_sets = list({frozenset(tokens_of(text)): text for text in texts if text}.items())
     counts = Counter(token for tokens, _ in token_sets for token in tokens)
     posts: dict[str, list[int]] = defaultdict(list)
     for number, (tokens, _) in enumerate(token_sets):
@@ -147,7 +148,7 @@ def caption_twins(asked: list[str], known: list[str]) -> tuple[list[Twin], list[
             equal.append(Twin("caption", text, texts[plain]))
             continue
         if plain not in found:
-            found[plain] = _nearest(frozenset(plain.split()), token_sets, posts, counts)
+            found[plain] = _nearest(frozenset(tokens_of(plain)), token_sets, posts, counts)
         twin, is_cut = found[plain]
         beyond += is_cut
         if twin is not None:

@@ -8,6 +8,7 @@ from flows.config import PipelineConfig
 from flows.plan import make_plan
 from fluxmodel.errors import InputError
 from fluxmodel.presets import PRESETS
+from tests.fluxmodel.data.tiny_scorers import save_clip
 
 
 @pytest.fixture
@@ -122,3 +123,13 @@ def test_another_guidance_changes_the_evaluation_alone_so_that_nothing_is_traine
 def test_a_wrong_value_is_named(fields, named):
     with pytest.raises(InputError, match=named):
         make_plan(PipelineConfig(**fields))
+
+
+def test_models_that_score_reach_the_curation_and_the_clip_the_captions_as_well(folder, tmp_path):
+    places = {"agreement": str(save_clip(tmp_path / "clip"))}
+    plan = make_plan(PipelineConfig(data=folder, models=places))
+    assert plan.models is not None
+    assert plan.agreement == plan.models.models[0]
+    assert make_plan(PipelineConfig(data=folder)).agreement is None
+    with pytest.raises(InputError, match=r"models\.safety is .*nowhere"):
+        make_plan(PipelineConfig(data=folder, models={"safety": str(tmp_path / "nowhere")}))

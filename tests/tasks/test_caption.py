@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from fluxmodel.data.scoring_models import ScoringModel
 from fluxmodel.errors import InputError
 from tasks.caption import OwnCaptioner, _caption, identify_captioner
 
 
-def outcome(tmp_path, metrics, provenance, own=None, spool="", shards=()):
+def outcome(tmp_path, metrics, provenance, own=None, spool="", shards=(), judge=None):
     (tmp_path / "card.json").write_text(json.dumps({"metrics": metrics}))
     (tmp_path / "captions.json").write_text(json.dumps({"provenance": provenance}))
     (tmp_path / "metrics.jsonl").write_text(spool)
@@ -21,7 +22,7 @@ def outcome(tmp_path, metrics, provenance, own=None, spool="", shards=()):
 
     run = SimpleNamespace(call=call, map=lambda *_, **__: list(shards), path=lambda ref: ref, output=tmp_path)
     run.home = SimpleNamespace(root=tmp_path / "home")
-    return _caption(run, "dataset", None, own), asked  # type: ignore[arg-type]
+    return _caption(run, "dataset", None, own, judge), asked  # type: ignore[arg-type]
 
 
 def test_scores_and_speed_are_said_and_logged(tmp_path):
@@ -40,6 +41,16 @@ def test_only_who_captions_here_wants_a_device_and_has_a_speed(tmp_path):
     assert (asked["computes"], "images_per_second" in elsewhere.metrics) == (False, False)
     _, asked = outcome(tmp_path, **given)
     assert asked["computes"] is False
+
+
+def test_a_clip_that_judges_gets_a_device_and_nothing_to_do_without_a_captioner(tmp_path):
+    judge = ScoringModel(column="agreement", directory="clip", revision="r")
+    own = OwnCaptioner(directory="vlm", revision="r")
+    given = {"metrics": {"num_captioned": 9.0}, "provenance": {}, "judge": judge}
+    _, asked = outcome(tmp_path, **given, own=own, shards=["0-of-1"])
+    assert (asked["dual_encoder"], asked["computes"]) == ("clip", True)
+    _, asked = outcome(tmp_path, **given)
+    assert (asked["dual_encoder"], asked["computes"]) == (None, False)
 
 
 def test_without_captioner_the_reason_is_said(tmp_path):

@@ -57,8 +57,8 @@ class ChatStub:
 
             def do_GET(self) -> None:
                 stub.headers.append(dict(self.headers))
-                if stub.models is None:
-                    stub.answer(self, {"status": 404, "body": b"nothing here"})
+                if stub.models is None or isinstance(stub.models, int):
+                    stub.answer(self, {"status": stub.models or 404, "body": b"nothing here"})
                 else:
                     listed = [{"id": name, "object": "model", "created": time.time()} for name in stub.models]
                     stub.answer(self, {"body": {"object": "list", "data": listed}})

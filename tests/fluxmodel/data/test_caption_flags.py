@@ -20,6 +20,12 @@ GOOD = [
     "I ❤ NY printed on a T-shirt.",
     "Unfortunately placed traffic sign behind a tree.",
     "A row of no entry signs: no entry, no entry.",
+    "I don't see any text in this image, which shows a brown dog.",
+    "I cannot see any people; the street lies empty in the rain.",
+    "We do not see the sky: the photo is taken under water.",
+    "Title ---------- a poster with a ruled line",
+    "A cheque over 10000000000000 dollars.",
+    "........................ and then the word END.",
 ]
 
 
@@ -42,6 +48,9 @@ def test_no_drawn_scene_is_a_loop():
         "I am very sorry, but this is not possible.",
         "Sorry, I can't help with identifying people.",
         "I cannot see any image.",
+        "I don't see the attached picture.",
+        "I can't see images.",
+        "I can't identify people in photos.",
         "I can't provide a description.",
         "I'm unable to view images directly.",
         "I apologize, but the image seems to be blank.",

@@ -1,5 +1,6 @@
 """What writes captions: one contract for every back-end, batches that halve, failures that stay one image's own."""
 
+import importlib.metadata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any
@@ -14,6 +15,7 @@ from fluxmodel.data.caption_writers import (
     CaptionFailure,
     CaptionWriter,
     DirectoryWriter,
+    captioner_recipe,
     open_writer,
 )
 from fluxmodel.encoders.captioner import FINISHES, Captioner, Written
@@ -110,6 +112,27 @@ def test_the_endpoints_answers_are_not_mixed_up():
     with ChatStub(late) as stub, closing(open_writer(stub.address)) as writer:
         results = writer.write(IMAGES, IDS)
     assert texts(results) == [brightness(image) for image in IMAGES]
+
+
+@pytest.mark.parametrize("field", ["code", "dtype", "torch", "transformers"])
+def test_what_other_code_or_libraries_would_write_is_another_recipe(tmp_path, monkeypatch, field):
+    save_ours(tmp_path)
+    captioner, version = Captioner.from_directory(tmp_path), importlib.metadata.version
+    before = captioner_recipe(captioner)
+    with closing(open_writer(str(tmp_path))) as writer:
+        assert writer.recipe == before
+    if field == "code":
+        monkeypatch.setattr("inspect.getsource", lambda thing: "another")
+    elif field == "dtype":
+        captioner.model.to(torch.bfloat16)
+    elif field == "torch":
+        monkeypatch.setattr(torch, "__version__", "99.0")
+    else:
+        monkeypatch.setattr(
+            "importlib.metadata.version", lambda name: "99.0" if name == field else version(name)
+        )
+    after = captioner_recipe(captioner)
+    assert {name for name in before if before[name] != after[name]} == {field}
 
 
 # Halving

@@ -220,6 +220,60 @@ def test_equal_pixels_are_asked_about_once_and_settings_part_what_is_kept(tmp_pa
         assert writer.seen == seen
 
 
+class Moody(Counting):
+    """A writer that fails on black images."""
+
+    def write(self, images, ids, keep=keep_nothing):
+        results = [
+            Written("a", None, None) if image.any() else CaptionFailure("http_400", "no") for image in images
+        ]
+        keep(list(enumerate(results)))
+        return results
+
+
+def test_images_that_always_fail_do_not_fail_every_later_run_but_the_totals_hold(tmp_path):
+    good = np.full((40, 2, 2, 3), 9, np.uint8) + np.arange(40, dtype=np.uint8)[:, None, None, None]
+    shapes = [np.zeros((1, 2, 2 + side, 3), np.uint8) for side in range(25)]
+
+    def run(share, *batches):
+        writer: Any = Moody()
+        kept = KeptCaptions(writer, tmp_path, FailureBudget(65, share, 1000))
+        try:
+            return [
+                each for batch in batches for each in kept.write(batch, [str(i) for i in range(len(batch))])
+            ]
+        finally:
+            kept.close()
+
+    with pytest.raises(StageError, match="20 times in a row"):
+        run(1.0, *shapes)  # nothing is known of this writer yet
+    run(1.0, good)
+    results = run(1.0, good, *shapes)
+    assert sum(isinstance(result, CaptionFailure) for result in results) == 25
+    with pytest.raises(StageError, match="7 of 65 images could not be captioned, 6 may fail"):
+        run(0.09, good, *shapes)
+
+
+def test_merging_shards_asks_nobody_so_a_row_of_failures_is_only_counted(dataset, tmp_path):
+    from fluxmodel.data.curated_dataset import CuratedDataset
+
+    train = {image.tobytes() for image in CuratedDataset(dataset).pixels("train")}
+
+    def moody(image, nth):
+        bad = image.tobytes() in train
+        return {"status": 400, "body": b"no"} if bad else completion(brightness(image))
+
+    settings = CaptionSettings(batch_size=16, max_failed_share=1.0)
+    places = [tmp_path / str(number) for number in range(3)]
+    with ChatStub(moody) as stub:
+        for number, shard in enumerate(places):
+            shard.mkdir()
+            caption_shard(dataset, place(stub), shard, number, 3, settings)
+    (tmp_path / "merged").mkdir()
+    metrics = caption_dataset(dataset, place(stub), tmp_path / "merged", settings, shards=places)
+    assert metrics["num_failed"] == len(train) > 20
+
+
 @pytest.mark.parametrize(
     ("total", "share", "most", "allowed"),
     [

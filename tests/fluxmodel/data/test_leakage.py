@@ -113,3 +113,17 @@ def test_near_captions_are_those_of_every_pair_compared(asked, known):
         )
     ]
     assert [each.evaluated for each in alike] == expected
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "alike"),
+    [
+        ("一只棕色的狗在绿色的草地上奔跑", "一只棕色的狗在绿色的草地上跑", True),
+        ("一只棕色的狗在绿色的草地上奔跑", "两个红苹果放在木桌上", False),
+        ("สุนัขสีน้ำตาลวิ่งบนสนามหญ้า", "สุนัขสีน้ำตาลวิ่งบนสนามหญ้าา", True),
+        ("a poster that says 日本語の本", "a poster that says 日本語本", True),
+    ],
+)
+def test_captions_without_spaces_are_compared_by_character(left, right, alike):
+    equal, near, _ = caption_twins([left], [right])
+    assert (len(equal), len(near)) == (0, alike)
