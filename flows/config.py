@@ -66,6 +66,15 @@ class PipelineConfig(BaseModel):
         description="Directory of a vision-language model that captions instead of the embedded one, or the address of "
         "an OpenAI-compatible endpoint (http://HOST:PORT/v1?model=NAME).",
     )
+    max_failed_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of the images that a captioner of your own may fail on before the stage fails.",
+    )
+    max_failed: int = Field(
+        default=1000, ge=0, description="Images that it may fail on, however many there are."
+    )
     style: str = Field(
         default="",
         description="What the LoRA learns: style:NAME?n=16&seed=0, or a folder of captioned images; none skips it.",

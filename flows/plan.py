@@ -100,6 +100,9 @@ def make_plan(config: PipelineConfig, source: DataSource | None = None) -> Plan:
     preset = PRESETS[config.preset]
     source = source or identify_source(config.data or preset.data)
     own = identify_captioner(config.captioner) if config.captioner else None
+    if own is not None:
+        patience = {"max_failed_share": config.max_failed_share, "max_failed": config.max_failed}
+        own = own.model_copy(update=patience)
     names = ["autoencoder", "detector", "dual_encoder", "captioner"]
     if not source.is_procedural:  # nobody knows what a photograph shows
         names = ["autoencoder", "dual_encoder"]

@@ -1,7 +1,7 @@
 """What each stage may be told, and what it is for, in words for people; loads nothing heavy."""
 
 _DATA = ("preset", "data", "rules_preset", "rules", "models")
-_CAPTION = (*_DATA, "captioner", "precision")
+_CAPTION = (*_DATA, "captioner", "max_failed_share", "max_failed", "precision")
 _TRAIN = (*_CAPTION, "seed", "train_steps")
 _FINETUNE = (*_TRAIN, "style", "trigger")
 _EVALUATE = (*_FINETUNE, "guidance", "num_images")

@@ -26,9 +26,13 @@ class OwnCaptioner(BaseModel):
     prompt: str | None = Field(
         default=None, description="What it is asked; by default what its family expects."
     )
+    max_failed_share: float = Field(
+        default=0.05, ge=0, le=1, description="Share of the images that may fail before the stage does."
+    )
+    max_failed: int = Field(default=1000, ge=0, description="Images that may fail, however many there are.")
 
     def semantic(self) -> dict[str, str | None]:
-        """Return what influences the result: its content, not where it lies."""
+        """Return what influences the result: its content, not where it lies nor how much patience it gets."""
         return {"revision": self.revision, "prompt": self.prompt}
 
 
@@ -80,7 +84,7 @@ def _caption(
     given = {
         "dataset": str(run.path(dataset)),
         "captioner": directory,
-        "settings": {"prompt": own.prompt if own else None},
+        "settings": own.model_dump(include={"prompt", "max_failed_share", "max_failed"}) if own else {},
         "cache": str(run.home.root / "cache"),
     }
     shards = run.map("fluxmodel.data.captioning:caption_shard", **given) if directory else []

@@ -200,13 +200,12 @@ def _old_caches(home: Home, rules: PruneRules, now: float) -> Iterator[Going]:
     left, limit = sum(each.num_bytes for each in held), cache_quota.cache_limit(home.root)
     for each in held:
         age = (now - each.used) / DAY
-        if not each.is_open and (age >= rules.older_than or left > limit):
+        is_old = age >= rules.older_than and (
+            each.name not in cache_quota.KEPT_LONGEST or not rules.older_than
+        )
+        if not each.is_open and (is_old or left > limit):
             left -= each.num_bytes
-            said = (
-                f"not used for {rules.older_than:g} days"
-                if age >= rules.older_than
-                else "beyond the quota of caches"
-            )
+            said = f"not used for {rules.older_than:g} days" if is_old else "beyond the quota of caches"
             yield Going(
                 "cache", f"{each.name} {each.folder.name[:8]}", each.num_bytes, age, said, each.folder
             )

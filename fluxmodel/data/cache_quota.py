@@ -23,6 +23,8 @@ DEFAULT_BYTES = 20_000_000_000
 DEFAULT_SHARE = 0.1
 """Without a setting: 20 GB, or a tenth of the disk where that is less."""
 _COUNTED = (".values", ".index", ".parquet")
+KEPT_LONGEST = ("captions",)
+"""What took a model hours or was paid for: little room, never too old, gone when nothing else is left."""
 ROOM = 0.9
 """A cache that wrote leaves a tenth of the quota free when it is closed, so that the next run can keep something."""
 
@@ -70,7 +72,7 @@ def cache_limit(root: str | Path) -> int:
 
 
 def holdings(root: str | Path) -> list[Held]:
-    """Return what lies in the caches below `root`, the longest unused first."""
+    """Return what lies in the caches below `root`, in the order in which it would go."""
     found = []
     for folder in Path(root).glob("*/*/"):
         sizes = [(_size(path), _used(path)) for path in _files(folder)]
@@ -82,7 +84,7 @@ def holdings(root: str | Path) -> list[Held]:
         with _alone(folder) as is_ours:
             num_bytes = sum(size for size, _ in sizes)
             found.append(Held(folder, folder.parent.name, num_bytes, used, recipe, not is_ours))
-    return sorted(found, key=lambda held: held.used)
+    return sorted(found, key=lambda held: (held.name in KEPT_LONGEST, held.used))
 
 
 def held_bytes(root: str | Path) -> int:
@@ -91,11 +93,11 @@ def held_bytes(root: str | Path) -> int:
 
 
 def trim(root: str | Path, limit: float) -> int:
-    """Remove segments that nobody holds, longest unused first, until `limit` bytes are left; return how many."""
+    """Remove segments that nobody holds, longest unused first, captions last, down to `limit` bytes; return what is left."""
     left = held_bytes(root)
     files = (path for folder in Path(root).glob("*/*/") for path in _files(folder))
     segments = [path for path in files if path.suffix != ".index"] if left > limit else []
-    for segment in sorted(segments, key=_used):
+    for segment in sorted(segments, key=lambda path: (path.parts[-3] in KEPT_LONGEST, _used(path))):
         if left <= limit:
             break
         with _alone(segment.parent) as is_ours, suppress(OSError):  # another user's file may not go

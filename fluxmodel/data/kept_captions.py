@@ -65,7 +65,7 @@ class FailureBudget:
                 raise StageError(
                     f"{self.reasons.total()} of {self.total} images could not be captioned, {self.allowed} may fail "
                     f"({self._counts()}; the last: {result.detail or result.reason}). What was written is kept: mend "
-                    "the captioner, or raise max_failed_share or max_failed, and run again."
+                    "the captioner, or raise --max-failed-share and --max-failed, and run again."
                 )
             if self._in_a_row >= _IN_A_ROW and not self._is_proven:
                 raise StageError(

@@ -102,6 +102,14 @@ def test_another_guidance_changes_the_evaluation_alone_so_that_nothing_is_traine
     assert (other.flow, other.sampler, other.parts) == (usual.flow, usual.sampler, usual.parts)
 
 
+def test_how_often_a_captioner_of_the_users_own_may_fail_goes_with_it(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    asked = PipelineConfig(captioner=str(tmp_path), max_failed_share=0.5, max_failed=7)
+    own = make_plan(asked).captioner
+    assert own is not None
+    assert (own.max_failed_share, own.max_failed) == (0.5, 7)
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [

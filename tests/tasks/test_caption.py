@@ -70,6 +70,10 @@ def test_a_model_of_the_users_own_counts_by_content_and_prompt_not_by_place(tmp_
     assert identify_captioner(str(tmp_path / "a")).semantic() != first.semantic()
     with pytest.raises(InputError, match=r"no config\.json there"):
         identify_captioner(str(tmp_path / "nothing"))
-    own = OwnCaptioner(directory="somewhere", revision="1", prompt="what?")
+    own = OwnCaptioner(
+        directory="somewhere", revision="1", prompt="what?", max_failed_share=0.5, max_failed=9
+    )
     _, asked = outcome(tmp_path, {"num_captioned": 2.0}, {}, own)
-    assert (asked["captioner"], asked["settings"]) == ("somewhere", {"prompt": "what?"})
+    assert asked["captioner"] == "somewhere"
+    assert asked["settings"] == {"prompt": "what?", "max_failed_share": 0.5, "max_failed": 9}
+    assert own.semantic() == {"revision": "1", "prompt": "what?"}  # patience changes no caption

@@ -40,6 +40,16 @@ def test_the_longest_unused_go_first(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_captions_go_when_nothing_else_is_left(tmp_path):
+    for name, used in (("captions", 100), ("pixels", 300), ("latents", 200)):
+        filled(tmp_path, name, used)
+    assert names(tmp_path) == ["latents", "pixels", "captions"]
+    one = held_bytes(tmp_path) / 3
+    trim(tmp_path, 1.5 * one)
+    assert names(tmp_path) == ["captions"]
+    assert trim(tmp_path, 0) == 0
+
+
 def test_what_is_read_counts_as_used(tmp_path):
     filled(tmp_path, "a", 100)
     filled(tmp_path, "b", 200)

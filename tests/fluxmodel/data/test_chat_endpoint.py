@@ -125,6 +125,12 @@ def test_a_request_that_the_server_finds_wrong_is_not_repeated():
                 "the answer holds no text (finish_reason length); raise max_tokens in the address",
             ),
         ),
+        (completion(None, message={"refusal": "N\ud800o."}), Written("N o.", None, 7, "refused")),
+        (
+            {"body": b'{"choices": [{"message": {"content": "a\xed\xa0\x80b"}}]}'},
+            Written("a b", None, None, "unknown"),
+        ),
+        (completion("a", "\ud800"), Written("a", None, 7, "unknown")),
         (completion("x" * 9000), Written("x" * 8192, None, 7, "length")),
         (completion(None, message={"content": None, "refusal": "No."}), Written("No.", None, 7, "refused")),
         (completion("a \ud800 b\x00\x1b[31m c"), Written("a b [31m c", None, 7, "end")),
