@@ -15,7 +15,7 @@ from pathlib import Path
 from fluxmodel.data.folder_captions import FolderCaptions
 from fluxmodel.data.metadata_rows import METADATA_NAMES, read_metadata
 from fluxmodel.data.records import RawSample, Reason, UnreadableFile
-from fluxmodel.data.storage import UNREADABLE, fingerprint_of, printable
+from fluxmodel.data.storage import UNREADABLE, fingerprint_of, open_regular, printable
 from fluxmodel.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
@@ -60,7 +60,7 @@ class FolderSource:
             self._metadata,
             self._sidecars,
             lambda path: read_metadata(self.folder / path),
-            lambda path: (self.folder / path).open("rb"),
+            lambda path: open_regular(self.folder / path),
         )
         self.problems += self._captions.problems
 
@@ -97,8 +97,8 @@ class FolderSource:
     def digest(self, path: str) -> str:
         """Return the SHA-256 of one of `files`; of one that cannot be read, `unreadable` and why."""
         try:
-            with open(self.folder / path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            with open_regular(self.folder / path) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
         except OSError as error:
             return f"{UNREADABLE} {error.errno}"
 
@@ -144,11 +144,18 @@ class FolderSource:
             elif suffix in IMAGE_SUFFIXES:
                 self._images.append(path)
             elif entry.name in METADATA_NAMES:
-                self._metadata.append(path)
+                self._add_metadata(path)
             elif suffix == ".txt":
                 self._sidecars.add(path)
             else:
                 self.ignored[printable(suffix)] += 1
+
+    def _add_metadata(self, path: str) -> None:
+        if os.path.isfile(self.folder / path):
+            self._metadata.append(path)
+            return
+        name, detail = printable(path), "a broken link, pipe, socket or device"
+        self.problems.append(UnreadableFile(name, name, Reason.NOT_A_FILE, detail, False))
 
     def _read_image(self, path: str, problems: list[UnreadableFile]) -> RawSample | UnreadableFile:
         name = printable(path)

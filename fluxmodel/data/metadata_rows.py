@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fluxmodel.data.storage import open_regular
 from fluxmodel.errors import InputError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -57,7 +58,8 @@ def read_metadata(path: Path) -> list[MetadataRow | BadRow]:
         InputError: the file cannot be read, its header lacks a needed column, or no row of it can be used.
     """
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        with open_regular(path) as file:
+            lines = file.read().splitlines(keepends=True)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions."

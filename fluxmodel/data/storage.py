@@ -99,9 +99,7 @@ class Storage:
         """
         path = self.path(relative)
         if self.is_local:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise OSError("a pipe, socket or device")
-            return open(path, "rb")
+            return open_regular(path)
         return SteadyFile(lambda: self.files.open(path, "rb"), self.url(relative))  # pyright: ignore[reportReturnType]
 
     def read(self, relative: str, limit: int) -> bytes:
@@ -144,6 +142,13 @@ class Storage:
         return steadily(self.url(relative), lambda: self.files.info(self.path(relative)))
 
 
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open a file of the disk to be read; OSError where it is no regular file: a pipe would be waited for for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("a pipe, socket or device")
+    return open(path, "rb")
+
+
 def storage_at(text: str) -> Storage:
     """Return the storage a path or URI names; nothing is looked at yet.
 
@@ -153,7 +158,8 @@ def storage_at(text: str) -> Storage:
     if not is_uri(text):
         from fsspec.implementations.local import LocalFileSystem
 
-        return Storage(LocalFileSystem(), str(Path(text).expanduser().resolve()), True, "file")
+        # Links are not resolved: the caches of hubs link x.parquet to a file that is named by its digest alone.
+        return Storage(LocalFileSystem(), os.path.abspath(os.path.expanduser(text)), True, "file")
     if _PASSWORD.search(text):
         shown = _PASSWORD.sub("://...@", text)
         raise InputError(
