@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fluxmodel.data.curated_dataset import sample_schema
+from fluxmodel.data.measurements import caption_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +35,7 @@ class Spool:
     def add(self, row: dict) -> None:
         """Append an image."""
         self._pending.append(row)
-        self._pending_bytes += len(row["image"]["bytes"])
+        self._pending_bytes += len(row["image"]["bytes"]) + caption_bytes(row)
         if len(self._pending) >= _BATCH_IMAGES or self._pending_bytes >= _BATCH_BYTES:
             self._flush()
 
