@@ -22,6 +22,8 @@ IMAGE_SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .ico .heic .heif .jxl".split()
 )
 
+ORPHANS = ".txt without an image"
+
 
 class NoImageError(InputError):
     """A folder without images; `found` counts what it holds instead, by suffix."""
@@ -63,6 +65,8 @@ class FolderSource:
             lambda path: open_regular(self.folder / path),
         )
         self.problems += self._captions.problems
+        if self._captions.num_orphans:
+            self.ignored[ORPHANS] += self._captions.num_orphans
 
     @property
     def spec(self) -> str:
@@ -109,9 +113,8 @@ class FolderSource:
             raise InputError(f"--data {self.folder}: this is a file; give the folder that holds the images.")
 
     def _no_image_sentence(self) -> str:
-        found = ", ".join(
-            f"{count} {suffix or 'without suffix'}" for suffix, count in self.ignored.most_common(4)
-        )
+        held = self.ignored + Counter({".txt": len(self._sidecars)})
+        found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in held.most_common(4))
         seen = f"it holds {found}" if found else "it is empty"
         return (
             f"--data {self.folder}: no image in the folder ({seen}); images end in .png, .jpg, .webp, .gif, .bmp or "

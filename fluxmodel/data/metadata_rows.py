@@ -167,18 +167,28 @@ def _row(line: int, record: object) -> MetadataRow:
 
 
 def describe(record: Mapping[str, object]) -> Description:
-    """Return captions, licence and source of a record; ValueError if the caption is neither text nor texts."""
-    text = _first(record, TEXT_FIELDS)
-    texts = text if isinstance(text, list) else [] if text is None else [text]
-    strings = tuple(text for text in texts if isinstance(text, str))
-    if len(strings) != len(texts):
-        raise ValueError(f"{TEXT_FIELDS[0]!r} must be a text or a list of texts")
-    licence, source = _first(record, LICENCE_FIELDS), _first(record, SOURCE_FIELDS)
-    return Description(
-        strings,
-        licence if isinstance(licence, str) and licence else None,
-        source if isinstance(source, str) and source else None,
+    """Return captions, licence and source of a record; see `description`."""
+    return description(
+        *([record.get(field) for field in fields] for fields in (TEXT_FIELDS, LICENCE_FIELDS, SOURCE_FIELDS))
     )
+
+
+def description(texts: list[object], licences: list[object], sources: list[object]) -> Description:
+    """Return the captions of all values, and the first licence and source; what is blank is not there.
+
+    Raises:
+        ValueError: a caption is neither text nor texts, and no other value gives one.
+    """
+    lists = [value if isinstance(value, list) else [value] for value in texts if value is not None]
+    whole = [each for each in lists if all(isinstance(text, str) for text in each)]
+    found = tuple(dict.fromkeys(text for each in whole for text in each if text.strip()))
+    if len(whole) < len(lists) and not found:
+        raise ValueError(f"{TEXT_FIELDS[0]!r} must be a text or a list of texts")
+    return Description(found, _first_text(licences), _first_text(sources))
+
+
+def _first_text(values: list[object]) -> str | None:
+    return next((value for value in values if isinstance(value, str) and value.strip()), None)
 
 
 def _first(record: Mapping[str, object], fields: tuple[str, ...]) -> object:

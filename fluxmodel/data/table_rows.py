@@ -15,7 +15,7 @@ from fluxmodel.data.metadata_rows import (
     LICENCE_FIELDS,
     SOURCE_FIELDS,
     TEXT_FIELDS,
-    describe,
+    description,
 )
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
 from fluxmodel.data.storage import TooLarge
@@ -71,7 +71,8 @@ class RowReader:
             yield image
             return
         try:
-            described = describe(_renamed(row, self.columns))
+            roles = (self.columns.text, self.columns.licence, self.columns.source)
+            described = description(*([_plain(row.get(name)) for name in names] for names in roles))
         except ValueError as error:
             yield RawSample(row_id, image[0], self.origin, path=image[1])
             yield UnreadableFile(row_id, row_id, Reason.BAD_METADATA_ROW, str(error), False)
@@ -194,15 +195,6 @@ def _kind(type_: pa.DataType) -> Kind | None:
         return "bytes"
     is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
     return "path" if is_text else None
-
-
-def _renamed(row: Mapping, columns: Columns) -> dict[str, object]:
-    """Return the first value of each role under the name that `describe` looks for first."""
-    found: dict[str, object] = {}
-    for role, fields in _FIELDS.items():
-        values = (_plain(row.get(name)) for name in getattr(columns, role))
-        found[fields[0]] = next((value for value in values if value is not None), None)
-    return found
 
 
 def _without_place(path: str) -> str:

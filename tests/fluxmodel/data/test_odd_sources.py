@@ -7,7 +7,15 @@ import pytest
 
 from fluxmodel.data.records import Reason
 from fluxmodel.errors import InputError
-from tests.fluxmodel.data.tiny_shards import PICTURES, opened, refused, samples, structs, write_table, write_tar
+from tests.fluxmodel.data.tiny_shards import (
+    PICTURES,
+    opened,
+    refused,
+    samples,
+    structs,
+    write_table,
+    write_tar,
+)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "tar"])
