@@ -53,6 +53,24 @@ def sample_schema() -> pa.Schema:
     return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": ordered}})})
 
 
+def require_columns(schema: pa.Schema, names: Sequence[str], place: Path) -> None:
+    """See that the shard at `place` has some columns, each once and of the type that is written.
+
+    Raises:
+        ArtifactError: one is missing, or of another type.
+    """
+    written = sample_schema()
+    for name in names:
+        places = schema.get_all_field_indices(name)
+        if len(places) != 1:
+            raise ArtifactError(f"{place}: there is no column {name!r}; curate the data again.")
+        found, wanted = schema.field(places[0]).type, written.field(name).type
+        if found != wanted:
+            raise ArtifactError(
+                f"{place}: the column {name!r} is {found}, not {wanted}; curate the data again."
+            )
+
+
 class ShardWriter:
     """Writes kept samples into shard-00000.parquet, shard-00001.parquet, ... of bounded size."""
 
@@ -100,7 +118,7 @@ class CuratedDataset:
         try:
             self.record: dict = json.loads((self.directory / RECORD).read_text(encoding="utf-8"))
             self.image_size: int = self.record["image_size"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{self.directory}: no curated dataset there ({RECORD} is missing or damaged); curate the data again."
             ) from error
@@ -204,6 +222,7 @@ class CuratedDataset:
         for shard in self._shards:
             try:
                 with pq.ParquetFile(shard) as file:
+                    require_columns(file.schema_arrow, [*columns, "split"], shard)
                     for batch in file.iter_batches(batch_size=512, columns=[*columns, "split"]):
                         yield from (row for row in batch.to_pylist() if row.pop("split") == split)
             except (OSError, pa.ArrowInvalid) as error:

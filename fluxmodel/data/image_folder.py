@@ -45,7 +45,7 @@ class FolderSource:
         Raises:
             InputError: there is no such folder, it holds no image, or a metadata file in it is unusable.
         """
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(os.path.expanduser(folder))
         self.max_file_bytes = max_file_bytes
         self._require_folder()
         self._visited: set[tuple[int, int]] = set()
@@ -107,7 +107,7 @@ class FolderSource:
             return f"{UNREADABLE} {error.errno}"
 
     def _require_folder(self) -> None:
-        if not self.folder.exists():
+        if not os.path.exists(self.folder):
             raise InputError(f"--data {self.folder}: there is no such folder; check the path.")
         if not self.folder.is_dir():
             raise InputError(f"--data {self.folder}: this is a file; give the folder that holds the images.")

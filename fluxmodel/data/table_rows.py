@@ -137,7 +137,7 @@ def find_columns(schema: pa.Schema, place: str, image: str | None = None, text: 
         text: the caption column, if it was named.
 
     Raises:
-        InputError: no column holds images, or a column that was named is not there.
+        InputError: no column holds images, a column that was named is not there, or one is there twice.
     """
     kinds: dict[str, Kind] = {field.name: kind for field in schema if (kind := _kind(field.type))}
     for wanted, what in ((image, "image"), (text, "text")):
@@ -163,7 +163,11 @@ def find_columns(schema: pa.Schema, place: str, image: str | None = None, text: 
         for role, fields in _FIELDS.items()
     }
     columns = Columns(chosen, kinds[chosen], **named)
-    return replace(columns, text=(text,)) if text else columns
+    columns = replace(columns, text=(text,)) if text else columns
+    for name in columns.names:
+        if (count := schema.names.count(name)) > 1:
+            raise InputError(f"{place}: the column {name!r} is there {count} times; rename the others.")
+    return columns
 
 
 def _likely(schema: pa.Schema, kinds: Mapping[str, Kind]) -> str | None:
@@ -188,8 +192,12 @@ def _kind(type_: pa.DataType) -> Kind | None:
     if isinstance(type_, pa.BaseExtensionType):
         type_ = type_.storage_type
     if pa.types.is_struct(type_):
-        inside = {type_.field(index).name for index in range(type_.num_fields)}
-        return "struct" if inside & {"bytes", "path"} and inside <= {"bytes", "path"} else None
+        inside = {field.name: field.type for field in type_}
+        fits = all(
+            inside[name] == pa.null() or _kind(inside[name]) == ("path" if name == "path" else name)
+            for name in inside
+        )
+        return "struct" if inside and fits and inside.keys() <= {"bytes", "path"} else None
     is_binary = pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_)
     if is_binary or pa.types.is_fixed_size_binary(type_):
         return "bytes"

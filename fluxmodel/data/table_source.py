@@ -96,7 +96,7 @@ class TableSource:
                     columns = find_columns(table.schema, name)
                 except InputError as error:
                     yield UnreadableFile(name, name, Reason.DAMAGED_SHARD, str(error), False)
-                    yield from _lost(
+                    yield from lost_rows(
                         name, 0, table.num_rows, "its columns differ from those of the first file"
                     )
                     return
@@ -122,11 +122,13 @@ class TableSource:
             end, row = table.end_of(part, start), start
             try:
                 for batch in table.batches(part, columns.names):
-                    for values in batch.to_pylist():
+                    for values in _without_times(batch).to_pylist():
                         yield from reader.read(values, f"{name}#{row:09d}")
                         row += 1
-            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-                yield from _lost(name, row, end, one_line(error))
+            except InputError:  # out of reach, which is no damage
+                raise
+            except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
+                yield from lost_rows(name, row, end, one_line(error))
                 if end <= row:
                     yield UnreadableFile(name, name, Reason.DAMAGED_SHARD, one_line(error), False)
             start = max(row, end)
@@ -255,7 +257,20 @@ def _read(file: Any, path: str) -> Table:
     return Table(stream.schema, stream=stream)
 
 
-def _lost(name: str, row: int, end: int, detail: str) -> Iterator[UnreadableFile]:
+def _without_times(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch with dates and times as numbers: not each of them is one of Python's, and none is a text."""
+    import pyarrow as pa
+
+    columns = [
+        column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())
+        if pa.types.is_temporal(column.type) and column.type.bit_width <= 64
+        else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def lost_rows(name: str, row: int, end: int, detail: str) -> Iterator[UnreadableFile]:
     """Yield a refusal for each row that cannot be read."""
     for lost in range(row, end):
         row_id = f"{name}#{lost:09d}"

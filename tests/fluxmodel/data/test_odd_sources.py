@@ -3,10 +3,18 @@
 import os
 import threading
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from fluxmodel.data import steady_file
+from fluxmodel.data.curated_dataset import CuratedDataset
+from fluxmodel.data.curation import curate
+from fluxmodel.data.curation_rules import CurationRules
+from fluxmodel.data.dataset_diff import diff_datasets
 from fluxmodel.data.records import Reason
-from fluxmodel.errors import InputError
+from fluxmodel.errors import ArtifactError, InputError
 from tests.fluxmodel.data.tiny_shards import (
     PICTURES,
     opened,
@@ -16,6 +24,8 @@ from tests.fluxmodel.data.tiny_shards import (
     write_table,
     write_tar,
 )
+
+RULES = CurationRules(min_side=16, near_duplicate_distance=None)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "tar"])
@@ -77,3 +87,169 @@ def test_pipes_among_tables_and_tars_are_refused_by_name(tmp_path):
     assert len(in_time(lambda: samples(tmp_path / "tables"))) == 6
     with pytest.raises(InputError, match="a pipe, socket or device"):
         opened(tmp_path / "mix.yaml")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("~nosuchuser", "~nosuchuser: there is no such folder"),
+        ("~nosuchuser/x.parquet", "there is no such file"),
+        ("~nosuchuser/mix.yaml", "there is no such file"),
+        ("a" * 5000, "there is no such folder"),
+        ("a" * 5000 + ".tar", "there is no such file"),
+        ("a" * 5000 + ".yaml", "File name too long"),
+        ("hf:" + "a" * 5000, "cannot be reached|cannot be opened"),
+        ("a\0b", "zero byte"),
+        ("a\0b.parquet", "zero byte"),
+        ("http://127.0.0.1:1/x.parquet", r"http://127.0.0.1:1/x.parquet: cannot be .*Cannot connect"),
+        ("http://127.0.0.1:1/x/", "there is nothing there"),
+    ],
+)
+def test_a_name_of_nothing_is_one_sentence(data, said, monkeypatch):
+    monkeypatch.setattr(steady_file, "_PAUSES", ())
+    with pytest.raises(InputError, match=said) as caught:
+        opened(data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sources: !!timestamp x",
+        "sources: !!bool x",
+        'sources: !!int ""',
+        'sources: [{data: "a\\0b"}]',
+        'sources: [{data: "~nosuchuser"}]',
+        "sources: [{data: a\0b}]",
+        "[" * 5000,
+        "? [a]\n: b",
+    ],
+)
+def test_a_mixture_of_nonsense_is_one_sentence(tmp_path, text):
+    (tmp_path / "mix.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"mix\.yaml: ") as caught:
+        opened(tmp_path / "mix.yaml")
+    assert "\n" not in str(caught.value)
+
+
+class Failing(fsspec.AbstractFileSystem):
+    """A storage whose package raises errors of its own."""
+
+    protocol = "failing"
+    error: Exception = ValueError()
+
+    def _fail(self, *_, **__):
+        raise self.error
+
+    info = ls = isdir = exists = find = _open = _fail
+
+
+@pytest.mark.parametrize("error", [ValueError("Invalid endpoint"), KeyError("token"), PermissionError("403")])
+@pytest.mark.parametrize("name", ["a.parquet", "a.tar", "mix.yaml", "folder"])
+def test_whatever_a_storage_raises_is_one_sentence(monkeypatch, error, name):
+    monkeypatch.setattr(steady_file, "_PAUSES", ())
+    monkeypatch.setattr(Failing, "error", error)
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda url: (Failing(), url.removeprefix("s3://")))
+    with pytest.raises(InputError, match=rf"--data s3://bucket/{name}: cannot be .*{error.args[0]}"):
+        opened(f"s3://bucket/{name}")
+
+
+STRUCT_OF_NUMBERS = pa.struct([("bytes", pa.binary()), ("path", pa.int64())])
+
+
+@pytest.mark.parametrize(
+    ("columns", "names", "said"),
+    [
+        ([pa.array([{"bytes": b"x", "path": 3}], STRUCT_OF_NUMBERS)], ["image"], "no column holds images"),
+        ([pa.array([b"x"])] * 2, ["image", "image"], "'image' is there 2 times; rename"),
+        (
+            [pa.array([b"x"]), pa.array(["a"]), pa.array(["b"])],
+            ["image", "text", "text"],
+            "'text' is there 2",
+        ),
+    ],
+    ids=["path is a number", "two images", "two texts"],
+)
+@pytest.mark.parametrize("suffix", ["arrow", "parquet"])
+def test_columns_that_cannot_be_read_are_one_sentence(tmp_path, columns, names, said, suffix):
+    table, data = pa.Table.from_arrays(columns, names), tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, data)
+    else:
+        with pa.ipc.new_file(str(data), table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(InputError, match=said):
+        opened(data)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pa.array([10**8] * 6, pa.date32()),
+        pa.array([10**18] * 6, pa.timestamp("us")),
+        pa.array([10**18 + 1] * 6, pa.timestamp("ns")),
+        pa.array([None] * 6, pa.timestamp("us", tz="Mars/Olympus")),
+    ],
+)
+def test_a_time_in_place_of_a_text_loses_no_image(tmp_path, times):
+    data = write_table(tmp_path / "a.parquet", image=structs(), url=times, source=times, text=times)
+    assert [item.source for item in samples(data)] == ["table:a.parquet"] * 6
+    assert {item.reason for item in refused(data)} <= {Reason.BAD_METADATA_ROW}
+    lists = pa.ListArray.from_arrays([0, 1, 2, 3, 4, 5, 6], times)
+    data = write_table(tmp_path / "b.parquet", image=structs(), text=lists)
+    assert len(list(opened(data))) >= 6
+
+
+def curated(folder):
+    write_table(folder / "a.parquet", image=structs(), text=["some text"] * 6)
+    (folder / "curated").mkdir()
+    curate(str(folder / "a.parquet"), RULES, folder / "curated")
+    return folder / "curated"
+
+
+@pytest.mark.parametrize("record", ["[]", "null", '"x"', "7", "{", "{}"])
+def test_a_record_that_is_none_is_one_sentence(tmp_path, record):
+    (tmp_path / "curation.json").write_text(record)
+    with pytest.raises(InputError, match="no curated dataset there"):
+        opened(tmp_path)
+    with pytest.raises(ArtifactError, match="no curated dataset there"):
+        diff_datasets(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("column", ["scene", "pixel_sha256", "captions", "split"])
+def test_a_shard_without_a_column_is_one_sentence(tmp_path, column):
+    folder = curated(tmp_path)
+    [shard] = folder.glob("shard-*")
+    pq.write_table(pq.read_table(shard).drop_columns([column]), shard)
+    with pytest.raises(ArtifactError, match=rf"{shard}: .*no column '{column}'"):
+        CuratedDataset(folder).columns("train", ["id", column] if column != "split" else ["id"])
+    if column in ("pixel_sha256", "captions"):
+        with pytest.raises(ArtifactError, match=rf"{shard}: .*no column '{column}'"):
+            diff_datasets(folder, folder)
+    elif column == "scene":
+        items = list(opened(folder))
+        assert [(item.reason, item.is_image) for item in items] == [
+            (Reason.DAMAGED_SHARD, False),
+            *[(Reason.DAMAGED_SHARD, True)] * 6,
+        ]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_rows_of_a_damaged_shard_of_a_curated_data_set_are_counted(tmp_path, whole):
+    folder = curated(tmp_path)
+    [shard] = folder.glob("shard-*")
+    table = pq.read_table(shard)
+    pq.write_table(table, shard, row_group_size=2)
+    data = bytearray(shard.read_bytes())
+    if whole:
+        data = data[:-50]
+    else:
+        start = pq.ParquetFile(shard).metadata.row_group(1).column(1).data_page_offset
+        data[start : start + 40] = bytes(40)
+    shard.write_bytes(data)
+    items = list(opened(folder))
+    images = [item for item in items if getattr(item, "is_image", True)]
+    lost = [item for item in images if hasattr(item, "reason")]
+    assert len(images) == len({item.id for item in images}) == 6
+    assert len(lost) == (6 if whole else 2)
+    assert {item.reason for item in lost} == {Reason.DAMAGED_SHARD}
