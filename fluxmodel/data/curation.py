@@ -291,7 +291,14 @@ def _write_record(
 
 
 def _nothing_kept_sentence(source: Source, tally: Tally) -> str:
-    counts = ", ".join(f"{count} {reason}" for reason, count in tally.dropped_counts().items())
     first = next(iter(tally.listed()), None)
-    example = f"; the first: {first.path} ({first.detail or first.reason})" if first else ""
+    said = f"{first.path} ({first.detail or first.reason})" if first else ""
+    if not tally.seen:
+        what = (
+            "the table has no rows" if getattr(source, "kind", "") == "table" else "there is no image in it"
+        )
+        trouble = f"; the first trouble: {said}" if said else ""
+        return f"--data {source.spec}: {what}{trouble}; name a source that holds images."
+    counts = ", ".join(f"{count} {reason}" for reason, count in tally.dropped_counts().items())
+    example = f"; the first: {said}" if said else ""
     return f"--data {source.spec}: none of the {tally.seen} images can be used ({counts}){example}."

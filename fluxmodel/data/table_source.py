@@ -51,6 +51,7 @@ class TableSource:
         self.files = _without_caches(shards)
         self.max_file_bytes = max_file_bytes
         self.ignored: Counter[str] = Counter()
+        self._num: int | None = None
         first_error = ""
         for path in self.files.paths:
             try:
@@ -75,7 +76,10 @@ class TableSource:
         return f"table:{self.files.name}"
 
     def __len__(self) -> int:
-        return sum(self._num_rows(path) for path in self.files.paths)
+        """Rows, counted once; of a file that is damaged as many as it tells."""
+        if self._num is None:
+            self._num = sum(self._num_rows(path) for path in self.files.paths)
+        return self._num
 
     def __iter__(self) -> Iterator[RawSample | UnreadableFile]:
         """Yield every row of every file."""
@@ -154,16 +158,11 @@ class TableSource:
                 columns = find_columns(table.schema, shard)
             except InputError:  # not the columns of the first file: none of its rows is read
                 return
-            if columns.kind == "bytes":
-                return
             for part in range(table.num_parts):
-                for batch in table.batches(part, [columns.image]):
-                    for value in batch.column(0).to_pylist():
-                        path = value if isinstance(value, str) else _outside(value)
-                        if path:
-                            with contextlib.suppress(UnsafePath):
-                                place = join(dirname(shard), require_inside(path))
-                                yield place, self.files.storage.digest(place)
+                for path in _outside(table, part, columns):
+                    with contextlib.suppress(UnsafePath):
+                        place = join(dirname(shard), require_inside(path))
+                        yield place, self.files.storage.digest(place)
 
     def _place(self, path: str) -> str:
         return printable(self.files.storage.url(path))
@@ -176,12 +175,14 @@ class DamagedTable(ValueError):
 class Table:
     """An open parquet or arrow file as parts: its row groups, or its record batches."""
 
-    def __init__(self, schema: pa.Schema, parquet: Any = None, stream: Any = None) -> None:
+    def __init__(self, schema: pa.Schema, parquet: Any = None, stream: Any = None, file: Any = None) -> None:
+        """Take what was opened: a parquet file, an arrow stream, or a reader of an arrow file with the file itself."""
         self.schema = schema
         self._parquet = parquet
         self._stream = stream
-        is_file = hasattr(stream, "num_record_batches")
-        self._num_batches = stream.num_record_batches if is_file else None
+        self._file = file
+        self._readers: dict[tuple[str, ...], Any] = {}
+        self._num_batches = None if file is None else stream.num_record_batches
 
     @property
     def num_rows(self) -> int:
@@ -193,7 +194,7 @@ class Table:
         count = 0
         with contextlib.suppress(OSError, pa.ArrowException):
             for part in range(self.num_parts):
-                count += sum(batch.num_rows for batch in self.batches(part, None))
+                count += sum(batch.num_rows for batch in self.batches(part, [_smallest(self.schema)]))
         return count
 
     @property
@@ -209,16 +210,41 @@ class Table:
             return start
         return start + self._parquet.metadata.row_group(part).num_rows
 
-    def batches(self, part: int, names: list[str] | None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a part, few at a time."""
+    def may_name(self, part: int, image: str) -> bool:
+        """Return whether a struct of a part may hold a path without bytes; of parquet no image is read for it."""
+        if self._parquet is None:
+            return True
+        group = self._parquet.metadata.row_group(part)
+        for chunk in (group.column(place) for place in range(group.num_columns)):
+            told = chunk.statistics if chunk.path_in_schema == f"{image}.bytes" else None
+            if told is not None and told.has_null_count and told.null_count == 0:
+                return False
+        found = (batch.columns for batch in self.batches(part, [f"{image}.path"]))
+        return any(
+            value and value["path"] for columns in found for each in columns for value in each.to_pylist()
+        )
+
+    def batches(self, part: int, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a part, few at a time; no other column is read where the file allows it."""
         if self._parquet is not None:
             yield from self._parquet.iter_batches(_BATCH_ROWS, row_groups=[part], columns=names)
             return
-        read = iter(self._stream) if self._num_batches is None else [self._stream.get_batch(part)]
+        read = iter(self._stream) if self._file is None else [self._reader(names).get_batch(part)]
         for batch in read:
-            chosen = batch if names is None else batch.select(names)
+            chosen = batch.select(names)
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield chosen.slice(start, _BATCH_ROWS)
+
+    def _reader(self, names: list[str]) -> Any:
+        """Return a reader of an arrow file that reads some columns alone."""
+        import pyarrow as pa
+
+        key = tuple(names)
+        if key not in self._readers:
+            places = [self.schema.get_field_index(name) for name in names]
+            options = pa.ipc.IpcReadOptions(included_fields=places)
+            self._readers[key] = pa.ipc.open_file(self._file, options=options)
+        return self._readers[key]
 
 
 @contextlib.contextmanager
@@ -251,10 +277,11 @@ def _read(file: Any, path: str) -> Table:
         return Table(parquet.schema_arrow, parquet=parquet)
     try:
         stream = pa.ipc.open_file(file)
+        return Table(stream.schema, stream=stream, file=file)
     except pa.ArrowInvalid:
         file.seek(0)
         stream = pa.ipc.open_stream(file)
-    return Table(stream.schema, stream=stream)
+        return Table(stream.schema, stream=stream)
 
 
 def _without_times(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -277,9 +304,26 @@ def lost_rows(name: str, row: int, end: int, detail: str) -> Iterator[Unreadable
         yield UnreadableFile(row_id, row_id, Reason.DAMAGED_SHARD, detail)
 
 
-def _outside(value: dict | None) -> str | None:
-    """Return the path of an image struct that holds no bytes."""
-    return value.get("path") if isinstance(value, dict) and value.get("bytes") is None else None
+def _outside(table: Table, part: int, columns: Columns) -> Iterator[str]:
+    """Yield the paths of the images of a part that hold no bytes."""
+    if columns.kind == "bytes" or (columns.kind == "struct" and not table.may_name(part, columns.image)):
+        return
+    for batch in table.batches(part, [columns.image]):
+        for value in batch.column(0).to_pylist():
+            if isinstance(value, dict):
+                value = value.get("path") if value.get("bytes") is None else None
+            if value:
+                yield value
+
+
+def _smallest(schema: pa.Schema) -> str:
+    """Return the column that costs least to be read, by its type."""
+    import pyarrow as pa
+
+    def cost(field: pa.Field) -> int:
+        return 0 if pa.types.is_primitive(field.type) else 1 if pa.types.is_string(field.type) else 2
+
+    return min((field for field in schema if schema.names.count(field.name) == 1), key=cost).name
 
 
 def _without_caches(shards: ShardFiles) -> ShardFiles:

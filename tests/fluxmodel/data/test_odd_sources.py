@@ -1,5 +1,6 @@
 """What people point --data at by accident or habit: links, pipes, odd columns and names, each read or said in words."""
 
+import io
 import os
 import threading
 
@@ -7,14 +8,17 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from fluxmodel.data import steady_file
 from fluxmodel.data.curated_dataset import CuratedDataset
-from fluxmodel.data.curation import curate
+from fluxmodel.data.curation import curate, curate_source
 from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.dataset_diff import diff_datasets
-from fluxmodel.data.records import Reason
+from fluxmodel.data.records import Reason, UnreadableFile
+from fluxmodel.data.table_source import TableSource
 from fluxmodel.errors import ArtifactError, InputError
+from tests.fluxmodel.data.pictures import Listed
 from tests.fluxmodel.data.tiny_shards import (
     PICTURES,
     opened,
@@ -26,6 +30,7 @@ from tests.fluxmodel.data.tiny_shards import (
 )
 
 RULES = CurationRules(min_side=16, near_duplicate_distance=None)
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "tar"])
@@ -253,3 +258,98 @@ def test_rows_of_a_damaged_shard_of_a_curated_data_set_are_counted(tmp_path, who
     assert len(images) == len({item.id for item in images}) == 6
     assert len(lost) == (6 if whole else 2)
     assert {item.reason for item in lost} == {Reason.DAMAGED_SHARD}
+
+
+class Counting(MemoryFileSystem):
+    """The storage in memory, which counts the bytes that are read."""
+
+    num_bytes = 0
+
+    def open(self, path, mode="rb", **more):
+        file = super().open(path, mode, **more)
+        if mode != "rb":
+            return file
+        return CountedFile(file.getvalue())
+
+
+class CountedFile(io.BytesIO):
+    def read(self, *size):
+        data = super().read(*size)
+        Counting.num_bytes += len(data)
+        return data
+
+
+BLOB = bytes(range(256)) * 4000
+
+
+def images_of(kind: str) -> list[dict]:
+    inside = {"bytes": BLOB, "path": None}
+    named, outside = inside | {"path": "x.png"}, {"bytes": None, "path": "a.dat"}
+    return {"inside": [inside] * 4, "named": [named] * 4, "some": [named] * 2 + [outside] * 2}[kind]
+
+
+@pytest.mark.parametrize("form", ["parquet", "no statistics", "arrow"])
+@pytest.mark.parametrize("kind", ["inside", "named", "some"])
+def test_the_fingerprint_of_a_remote_table_asks_for_no_image_that_is_inside(
+    monkeypatch, tmp_path, form, kind
+):
+    table = pa.table({"image": pa.array(images_of(kind), IMAGE), "text": ["a"] * 4})
+    data = tmp_path / ("a.arrow" if form == "arrow" else "a.parquet")
+    if form == "arrow":
+        with pa.ipc.new_file(str(data), table.schema) as writer:
+            writer.write_table(table)
+    else:
+        pq.write_table(
+            table,
+            data,
+            row_group_size=2,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=form == "parquet",
+        )
+    (tmp_path / "a.dat").write_bytes(PICTURES[0])
+    storage = Counting()
+    for path in (data, tmp_path / "a.dat"):
+        storage.pipe_file(f"/{tmp_path.name}/{path.name}", path.read_bytes())
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda url: (storage, url.removeprefix("s3:/")))
+    Counting.num_bytes = 0
+    source = opened(f"s3://{tmp_path.name}/{data.name}")
+    before = source.fingerprint()
+    if form == "parquet" or (form, kind) == ("no statistics", "inside"):
+        assert Counting.num_bytes < len(BLOB)
+    storage.pipe_file(f"/{tmp_path.name}/a.dat", PICTURES[1])
+    assert (source.fingerprint() == before) == (kind != "some")
+    assert len(list(source)) == 4
+    Counting.num_bytes = 0
+    assert len(opened(source.spec)) == 4
+    assert Counting.num_bytes < len(BLOB)
+
+
+def test_rows_are_counted_once(tmp_path, monkeypatch):
+    write_table(tmp_path / "a.parquet", image=structs())
+    source, asked = opened(tmp_path), []
+    whole = TableSource._num_rows
+    monkeypatch.setattr(TableSource, "_num_rows", lambda self, path: asked.append(path) or whole(self, path))
+    assert (len(source), len(source), asked) == (6, 6, ["a.parquet"])
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_table_without_rows_says_so(tmp_path, suffix):
+    table = pa.table({"image": pa.array([], IMAGE)})
+    data, output = tmp_path / f"a.{suffix}", tmp_path / "out"
+    output.mkdir()
+    if suffix == "parquet":
+        pq.write_table(table, data)
+    else:
+        with pa.ipc.new_stream(str(data), table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(InputError, match=rf"a.{suffix}: the table has no rows"):
+        curate(str(data), RULES, output)
+
+
+def test_a_source_without_one_image_says_so(tmp_path):
+    with pytest.raises(InputError, match="there is no image in it"):
+        curate_source(Listed([]), RULES, tmp_path)
+    damaged = UnreadableFile("a.tar", "a.tar", Reason.DAMAGED_SHARD, "cut off", False)
+    with pytest.raises(InputError, match=r"there is no image in it; the first trouble: a.tar \(cut off\)"):
+        curate_source(Listed([damaged]), RULES, tmp_path)
