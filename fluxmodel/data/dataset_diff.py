@@ -87,6 +87,19 @@ class _Image:
     captions: tuple[str, ...]
 
 
+def require_readable(dataset: Path) -> None:
+    """Read all that a diff compares, images alone left out: what is damaged shows in seconds.
+
+    Raises:
+        ArtifactError: it is no curated dataset, or damaged.
+    """
+    for shard in _shards(dataset):
+        for _ in _rows(shard, _COMPARED, require_columns):
+            pass
+    for _ in _rows(dataset / _DECISIONS, _DECIDED, _require_decisions):
+        pass
+
+
 def diff_datasets(old: str | Path, new: str | Path, num_shown: int = NUM_SHOWN) -> DatasetDiff:
     """Return how the curated dataset in directory `new` differs from that in `old`.
 
