@@ -10,8 +10,10 @@ duplicates about 2.5 KB an item (peak 212 MB at 10 000 images, 287 MB at 40 000)
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -23,7 +25,7 @@ from fluxmodel.data.curated_dataset import RECORD, CuratedDataset, ShardWriter, 
 from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.curation_tally import Dropped, Tally
 from fluxmodel.data.sources import Source, open_source
-from fluxmodel.errors import InputError
+from fluxmodel.errors import InputError, StageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +39,7 @@ __all__ = ["CuratedDataset", "CurationReport", "CurationRules", "Dropped", "cura
 Progress = Callable[[int, int, str], None]
 _MIN_KEPT_FOR_A_TEST_IMAGE = 20
 _IMAGES_AT_ONCE = 16
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def curate(
         changes: file that gets what changed in the source since its last curation with this cache, as JSON.
 
     Raises:
-        InputError: the source cannot be opened, or not one image of it can be used.
+        InputError: the source cannot be opened, not one image of it can be used, or none is left to train on.
+        StageError: the disk is full; `output` then holds no dataset.
     """
     source = open_source(data, rules.max_file_bytes)
     return curate_source(source, rules, Path(output), progress, cache, changes)
@@ -96,6 +100,27 @@ def curate_source(
     changes: Path | None = None,
 ) -> CurationReport:
     """Curate an open source; see `curate`."""
+    try:
+        return _curate(source, rules, output, progress, cache, changes)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        (output / RECORD).unlink(missing_ok=True)  # the page beside it is missing, or half of it
+        raise StageError(
+            f"{output}: the data set cannot be written ({os.strerror(error.errno)}); free some space there and run the "
+            "command again."
+        ) from error
+
+
+def _curate(
+    source: Source,
+    rules: CurationRules,
+    output: Path,
+    progress: Progress | None,
+    cache: str | Path | None,
+    changes: Path | None,
+) -> CurationReport:
+    """Measure, decide and write."""
     from fluxmodel.data.curation_funnel import summary
     from fluxmodel.data.curation_page import write_page
     from fluxmodel.data.curation_sections import Curated
@@ -114,6 +139,8 @@ def curate_source(
         if not decisions.kept.any():
             raise InputError(_nothing_kept_sentence(source, tally))
         in_test = _test_mask(measurements, decisions.kept, rules)
+        if in_test.sum() == decisions.kept.sum():
+            raise InputError(_nothing_to_train_sentence(source, int(in_test.sum()), rules))
         num_shards = _write_shards(spool, measurements, decisions.kept, in_test, rules, output)
         partly = partly_applied(measurements, skipped)
         report = _report(source, rules, tally, skipped, partly, decisions.kept, in_test, output)
@@ -286,8 +313,18 @@ def _write_record(
     record = {**asdict(report), **stands, **told}
     path: Path = record.pop("report")
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    (path.parent / RECORD).write_text(text, encoding="utf-8")
+    aside = path.parent / f"{RECORD}.tmp"
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path.parent / RECORD)
     return record
+
+
+def _nothing_to_train_sentence(source: Source, num_test: int, rules: CurationRules) -> str:
+    held = "the one kept image is" if num_test == 1 else f"all {num_test} kept images are"
+    return (
+        f"--data {source.spec}: {held} held out by rules.test_fraction {rules.test_fraction}, and none is left to "
+        "train on; add images, or lower rules.test_fraction."
+    )
 
 
 def _nothing_kept_sentence(source: Source, tally: Tally) -> str:
