@@ -179,12 +179,18 @@ def description(texts: list[object], licences: list[object], sources: list[objec
     Raises:
         ValueError: a caption is neither text nor texts, and no other value gives one.
     """
-    lists = [value if isinstance(value, list) else [value] for value in texts if value is not None]
-    whole = [each for each in lists if all(isinstance(text, str) for text in each)]
-    found = tuple(dict.fromkeys(text for each in whole for text in each if text.strip()))
-    if len(whole) < len(lists) and not found:
+    found: dict[str, None] = {}
+    is_whole = True
+    for value in texts:
+        each = value if isinstance(value, list) else [] if value is None else [value]
+        strings = [text for text in each if isinstance(text, str)]
+        if len(strings) == len(each):
+            found |= dict.fromkeys(text for text in strings if text.strip())
+        else:
+            is_whole = False
+    if not (is_whole or found):
         raise ValueError(f"{TEXT_FIELDS[0]!r} must be a text or a list of texts")
-    return Description(found, _first_text(licences), _first_text(sources))
+    return Description(tuple(found), _first_text(licences), _first_text(sources))
 
 
 def _first_text(values: list[object]) -> str | None:

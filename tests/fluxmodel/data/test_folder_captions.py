@@ -1,6 +1,7 @@
 """Captions of images, wherever they are written: none is lost, and a blank one is none."""
 
 import json
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,7 +37,8 @@ def texts_of(data) -> list[list[str]]:
 )
 def test_every_field_counts_and_a_blank_one_is_none(tmp_path, record, texts):
     assert describe(record).texts == texts
-    data = write_table(tmp_path / "a.parquet", image=PICTURES[:1], **{k: [v] for k, v in record.items()})
+    columns: dict[str, Any] = {name: [value] for name, value in record.items()}
+    data = write_table(tmp_path / "a.parquet", image=PICTURES[:1], **columns)
     assert texts_of(data) == [list(texts)]
 
 

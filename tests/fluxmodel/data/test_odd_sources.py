@@ -266,10 +266,7 @@ class Counting(MemoryFileSystem):
     num_bytes = 0
 
     def open(self, path, mode="rb", **more):
-        file = super().open(path, mode, **more)
-        if mode != "rb":
-            return file
-        return CountedFile(file.getvalue())
+        return super().open(path, mode, **more) if mode != "rb" else CountedFile(self.cat_file(path))
 
 
 class CountedFile(io.BytesIO):
