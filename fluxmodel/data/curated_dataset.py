@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluxmodel.data.records import Caption
+from fluxmodel.data.storage import open_regular
 from fluxmodel.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -100,6 +101,11 @@ class ShardWriter:
             self._writer = None
 
 
+def _read_record(path: Path) -> dict:
+    with open_regular(path) as file:
+        return json.load(file)
+
+
 class CuratedDataset:
     """A curated dataset on disk; rows of a split always come in the same order."""
 
@@ -116,13 +122,13 @@ class CuratedDataset:
         self.directory, self._cache = Path(directory), cache
         self._columns: dict[str, dict[str, list]] = {}
         try:
-            self.record: dict = json.loads((self.directory / RECORD).read_text(encoding="utf-8"))
+            self.record: dict = _read_record(self.directory / RECORD)
             self.image_size: int = self.record["image_size"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{self.directory}: no curated dataset there ({RECORD} is missing or damaged); curate the data again."
             ) from error
-        self._shards = sorted(self.directory.glob("shard-*.parquet"))
+        self._shards = sorted(path for path in self.directory.glob("shard-*.parquet") if path.is_file())
         if len(self._shards) != self.record.get("num_shards"):
             raise ArtifactError(
                 f"{self.directory}: {len(self._shards)} shards where {self.record.get('num_shards')} were written; "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxmodel.data.curated_dataset import CuratedDataset, require_columns
+from fluxmodel.data.storage import open_regular
 from fluxmodel.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def _shards(dataset: Path) -> list[Path]:
 def _rows(path: Path, columns: Sequence[str], require: _Require) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    with _told(path), pq.ParquetFile(path) as file:
+    with _told(path), open_regular(path) as opened, pq.ParquetFile(opened) as file:
         require(file.schema_arrow, columns, path)
         for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
             yield from batch.to_pylist()

@@ -181,7 +181,7 @@ class Table:
         self._parquet = parquet
         self._stream = stream
         self._file = file
-        self._readers: dict[tuple[str, ...], Any] = {}
+        self._readers: dict[tuple[int, ...], Any] = {}
         self._num_batches = None if file is None else stream.num_record_batches
 
     @property
@@ -193,8 +193,8 @@ class Table:
             return self._parquet.metadata.num_rows
         count = 0
         with contextlib.suppress(OSError, pa.ArrowException):
-            for part in range(self.num_parts):
-                count += sum(batch.num_rows for batch in self.batches(part, [_smallest(self.schema)]))
+            for batch in self._stream if self._file is None else self._smallest_batches():
+                count += batch.num_rows
         return count
 
     @property
@@ -209,6 +209,18 @@ class Table:
         if self._parquet is None:
             return start
         return start + self._parquet.metadata.row_group(part).num_rows
+
+    def _smallest_batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the record batches of an arrow file with the one column that costs least to be read."""
+        reader = self._reader(tuple(sorted(range(len(self.schema)), key=self._cost)[:1]))
+        for part in range(reader.num_record_batches):
+            yield reader.get_batch(part)
+
+    def _cost(self, place: int) -> int:
+        import pyarrow as pa
+
+        type_ = self.schema.field(place).type
+        return 0 if pa.types.is_primitive(type_) else 1 if pa.types.is_string(type_) else 2
 
     def may_name(self, part: int, image: str) -> bool:
         """Return whether a struct of a part may hold a path without bytes; of parquet no image is read for it."""
@@ -229,22 +241,20 @@ class Table:
         if self._parquet is not None:
             yield from self._parquet.iter_batches(_BATCH_ROWS, row_groups=[part], columns=names)
             return
-        read = iter(self._stream) if self._file is None else [self._reader(names).get_batch(part)]
-        for batch in read:
+        places = tuple(self.schema.get_field_index(name) for name in names)
+        for batch in self._stream if self._file is None else [self._reader(places).get_batch(part)]:
             chosen = batch.select(names)
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield chosen.slice(start, _BATCH_ROWS)
 
-    def _reader(self, names: list[str]) -> Any:
-        """Return a reader of an arrow file that reads some columns alone."""
+    def _reader(self, places: tuple[int, ...]) -> Any:
+        """Return a reader of an arrow file that reads the columns at some places alone."""
         import pyarrow as pa
 
-        key = tuple(names)
-        if key not in self._readers:
-            places = [self.schema.get_field_index(name) for name in names]
-            options = pa.ipc.IpcReadOptions(included_fields=places)
-            self._readers[key] = pa.ipc.open_file(self._file, options=options)
-        return self._readers[key]
+        if places not in self._readers:
+            options = pa.ipc.IpcReadOptions(included_fields=list(places))
+            self._readers[places] = pa.ipc.open_file(self._file, options=options)
+        return self._readers[places]
 
 
 @contextlib.contextmanager
@@ -314,16 +324,6 @@ def _outside(table: Table, part: int, columns: Columns) -> Iterator[str]:
                 value = value.get("path") if value.get("bytes") is None else None
             if value:
                 yield value
-
-
-def _smallest(schema: pa.Schema) -> str:
-    """Return the column that costs least to be read, by its type."""
-    import pyarrow as pa
-
-    def cost(field: pa.Field) -> int:
-        return 0 if pa.types.is_primitive(field.type) else 1 if pa.types.is_string(field.type) else 2
-
-    return min((field for field in schema if schema.names.count(field.name) == 1), key=cost).name
 
 
 def _without_caches(shards: ShardFiles) -> ShardFiles:

@@ -350,3 +350,32 @@ def test_a_source_without_one_image_says_so(tmp_path):
     damaged = UnreadableFile("a.tar", "a.tar", Reason.DAMAGED_SHARD, "cut off", False)
     with pytest.raises(InputError, match=r"there is no image in it; the first trouble: a.tar \(cut off\)"):
         curate_source(Listed([damaged]), RULES, tmp_path)
+
+
+def test_rows_of_a_file_with_columns_of_one_name_are_refused_one_by_one(tmp_path):
+    blobs = pa.array(PICTURES)
+    for name, names in (("a", ["image", "text"]), ("b", ["image", "image"]), ("c", [])):
+        table = pa.Table.from_arrays([blobs, pa.array(["x"] * 6)][: len(names)], names)
+        with pa.ipc.new_file(str(tmp_path / f"{name}.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    source = opened(tmp_path)
+    assert len(source) == 12
+    assert [item.image for item in samples(tmp_path)] == PICTURES
+    assert [item.path for item in refused(tmp_path) if not item.is_image] == ["b.arrow", "c.arrow"]
+    assert [item.id for item in refused(tmp_path) if item.is_image] == [
+        f"b.arrow#{row:09d}" for row in range(6)
+    ]
+
+
+@pytest.mark.parametrize("name", ["curation.json", "shard-00000.parquet", "decisions.parquet"])
+def test_a_pipe_in_a_curated_data_set_is_never_opened(tmp_path, name):
+    folder = curated(tmp_path)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+
+    def told():
+        with pytest.raises(ArtifactError):
+            diff_datasets(folder, folder)
+        return True
+
+    assert in_time(told)
