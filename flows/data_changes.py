@@ -7,15 +7,15 @@ from fluxmodel.errors import ArtifactError, InputError
 
 
 def check_dataset(directory: Path) -> None:
-    """See that a directory holds a curated dataset, before anything is started.
+    """See that a directory holds a curated dataset that can be compared, before anything is started.
 
     Raises:
-        InputError: it does not.
+        InputError: it does not, or a file of it is damaged.
     """
-    from fluxmodel.data.curated_dataset import CuratedDataset
+    from fluxmodel.data.dataset_diff import require_readable
 
     try:
-        CuratedDataset(directory)
+        require_readable(directory)
     except ArtifactError as error:
         raise InputError(f"--against {error}") from None
 

@@ -9,13 +9,13 @@ from fluxmodel.data.records import Caption, Reason
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs"})
 _REPLACEMENT = "\ufffd"
 # Normalising takes time with the square of a run of combining marks: 0.08 s for 10 000, minutes for 1 000 000.
-_MAX_CHARACTERS = 10_000
+MAX_CHARACTERS = 10_000
 
 
 def normalise(text: str) -> str:
     """Return the text in Unicode NFC with runs of white space as one blank; one that is endless keeps its form."""
     text = " ".join(text.split())
-    return text if len(text) > _MAX_CHARACTERS else unicodedata.normalize("NFC", text)
+    return text if len(text) > MAX_CHARACTERS else unicodedata.normalize("NFC", text)
 
 
 def check_caption(text: str, rules: CurationRules) -> Reason | None:
@@ -23,7 +23,7 @@ def check_caption(text: str, rules: CurationRules) -> Reason | None:
     words = text.count(" ") + 1
     if not text:
         return Reason.EMPTY_CAPTION
-    if len(text) > _MAX_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         return Reason.CAPTION_TOO_LONG
     if any(char == _REPLACEMENT or unicodedata.category(char) in _FORBIDDEN_CATEGORIES for char in text):
         return Reason.CONTROL_CHARACTERS

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluxmodel.data.records import Caption
+from fluxmodel.data.storage import open_regular
 from fluxmodel.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -53,6 +54,24 @@ def sample_schema() -> pa.Schema:
     return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": ordered}})})
 
 
+def require_columns(schema: pa.Schema, names: Sequence[str], place: Path) -> None:
+    """See that the shard at `place` has some columns, each once and of the type that is written.
+
+    Raises:
+        ArtifactError: one is missing, or of another type.
+    """
+    written = sample_schema()
+    for name in names:
+        places = schema.get_all_field_indices(name)
+        if len(places) != 1:
+            raise ArtifactError(f"{place}: there is no column {name!r}; curate the data again.")
+        found, wanted = schema.field(places[0]).type, written.field(name).type
+        if found != wanted:
+            raise ArtifactError(
+                f"{place}: the column {name!r} is {found}, not {wanted}; curate the data again."
+            )
+
+
 class ShardWriter:
     """Writes kept samples into shard-00000.parquet, shard-00001.parquet, ... of bounded size."""
 
@@ -82,6 +101,11 @@ class ShardWriter:
             self._writer = None
 
 
+def _read_record(path: Path) -> dict:
+    with open_regular(path) as file:
+        return json.load(file)
+
+
 class CuratedDataset:
     """A curated dataset on disk; rows of a split always come in the same order."""
 
@@ -98,13 +122,13 @@ class CuratedDataset:
         self.directory, self._cache = Path(directory), cache
         self._columns: dict[str, dict[str, list]] = {}
         try:
-            self.record: dict = json.loads((self.directory / RECORD).read_text(encoding="utf-8"))
+            self.record: dict = _read_record(self.directory / RECORD)
             self.image_size: int = self.record["image_size"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{self.directory}: no curated dataset there ({RECORD} is missing or damaged); curate the data again."
             ) from error
-        self._shards = sorted(self.directory.glob("shard-*.parquet"))
+        self._shards = sorted(path for path in self.directory.glob("shard-*.parquet") if path.is_file())
         if len(self._shards) != self.record.get("num_shards"):
             raise ArtifactError(
                 f"{self.directory}: {len(self._shards)} shards where {self.record.get('num_shards')} were written; "
@@ -204,6 +228,7 @@ class CuratedDataset:
         for shard in self._shards:
             try:
                 with pq.ParquetFile(shard) as file:
+                    require_columns(file.schema_arrow, [*columns, "split"], shard)
                     for batch in file.iter_batches(batch_size=512, columns=[*columns, "split"]):
                         yield from (row for row in batch.to_pylist() if row.pop("split") == split)
             except (OSError, pa.ArrowInvalid) as error:

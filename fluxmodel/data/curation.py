@@ -10,7 +10,9 @@ duplicates about 2.5 KB an item (peak 212 MB at 10 000 images, 287 MB at 40 000)
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -23,7 +25,7 @@ from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.curation_tally import Dropped, Tally
 from fluxmodel.data.scoring_models import ScoringModel
 from fluxmodel.data.sources import Source, open_source
-from fluxmodel.errors import InputError
+from fluxmodel.errors import InputError, StageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +39,7 @@ __all__ = ["CuratedDataset", "CurationReport", "CurationRules", "Dropped", "cura
 Progress = Callable[[int, int, str], None]
 _MIN_KEPT_FOR_A_TEST_IMAGE = 20
 _IMAGES_AT_ONCE = 16
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ def curate(
         models: that score images; the rules of the others are skipped.
 
     Raises:
-        StageError: a model fails on too many images.
-        InputError: the source or a model cannot be opened, or not one image of it can be used.
+        InputError: the source or a model cannot be opened, no image can be used, or none is left to train on.
+        StageError: a model fails on too many images, or the disk is full; `output` then holds no dataset.
     """
     source = open_source(data, rules.max_file_bytes)
     return curate_source(source, rules, Path(output), progress, cache, changes, models)
@@ -101,6 +104,28 @@ def curate_source(
     models: Sequence[ScoringModel] = (),
 ) -> CurationReport:
     """Curate an open source; see `curate`."""
+    try:
+        return _curate(source, rules, output, progress, cache, changes, models)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        (output / RECORD).unlink(missing_ok=True)  # the page beside it is missing, or half of it
+        raise StageError(
+            f"{output}: the data set cannot be written ({os.strerror(error.errno)}); free some space there and run the "
+            "command again."
+        ) from error
+
+
+def _curate(
+    source: Source,
+    rules: CurationRules,
+    output: Path,
+    progress: Progress | None,
+    cache: str | Path | None,
+    changes: Path | None,
+    models: Sequence[ScoringModel],
+) -> CurationReport:
+    """Measure, decide and write."""
     from fluxmodel.data.curation_funnel import summary
     from fluxmodel.data.curation_page import write_page
     from fluxmodel.data.curation_sections import Curated
@@ -122,6 +147,8 @@ def curate_source(
         if not decisions.kept.any():
             raise InputError(_nothing_kept_sentence(source, tally))
         in_test = _test_mask(measurements, decisions.kept, rules)
+        if in_test.sum() == decisions.kept.sum():
+            raise InputError(_nothing_to_train_sentence(source, int(in_test.sum()), rules))
         num_shards = _write_shards(spool, measurements, decisions.kept, in_test, rules, output)
         partly = partly_applied(measurements, skipped)
         report = _report(source, rules, tally, skipped, partly, scored, decisions.kept, in_test, output)
@@ -312,12 +339,29 @@ def _write_record(
     record = {**asdict(report), **stands, **told}
     path: Path = record.pop("report")
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    (path.parent / RECORD).write_text(text, encoding="utf-8")
+    aside = path.parent / f"{RECORD}.tmp"
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path.parent / RECORD)
     return record
 
 
+def _nothing_to_train_sentence(source: Source, num_test: int, rules: CurationRules) -> str:
+    held = "the one kept image is" if num_test == 1 else f"all {num_test} kept images are"
+    return (
+        f"--data {source.spec}: {held} held out by rules.test_fraction {rules.test_fraction}, and none is left to "
+        "train on; add images, or lower rules.test_fraction."
+    )
+
+
 def _nothing_kept_sentence(source: Source, tally: Tally) -> str:
-    counts = ", ".join(f"{count} {reason}" for reason, count in tally.dropped_counts().items())
     first = next(iter(tally.listed()), None)
-    example = f"; the first: {first.path} ({first.detail or first.reason})" if first else ""
+    said = f"{first.path} ({first.detail or first.reason})" if first else ""
+    if not tally.seen:
+        what = (
+            "the table has no rows" if getattr(source, "kind", "") == "table" else "there is no image in it"
+        )
+        trouble = f"; the first trouble: {said}" if said else ""
+        return f"--data {source.spec}: {what}{trouble}; name a source that holds images."
+    counts = ", ".join(f"{count} {reason}" for reason, count in tally.dropped_counts().items())
+    example = f"; the first: {said}" if said else ""
     return f"--data {source.spec}: none of the {tally.seen} images can be used ({counts}){example}."

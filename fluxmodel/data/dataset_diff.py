@@ -8,19 +8,26 @@ source gave, dropped ones too.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fluxmodel.data.curated_dataset import CuratedDataset
+from fluxmodel.data.curated_dataset import CuratedDataset, require_columns
+from fluxmodel.data.storage import open_regular
 from fluxmodel.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    _Require = Callable[[pa.Schema, Sequence[str], Path], None]
 
 KINDS = ("added", "removed", "replaced", "renamed", "recaptioned")
 KEPT, ABSENT = "kept", "not in the source"
 NUM_SHOWN = 8
 _DECISIONS = "decisions.parquet"
+_COMPARED, _DECIDED = ("id", "pixel_sha256", "captions"), ("id", "rule", "passed")
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,19 @@ class DatasetDiff:
 class _Image:
     pixels: str
     captions: tuple[str, ...]
+
+
+def require_readable(dataset: Path) -> None:
+    """Read all that a diff compares, images alone left out: what is damaged shows in seconds.
+
+    Raises:
+        ArtifactError: it is no curated dataset, or damaged.
+    """
+    for shard in _shards(dataset):
+        for _ in _rows(shard, _COMPARED, require_columns):
+            pass
+    for _ in _rows(dataset / _DECISIONS, _DECIDED, _require_decisions):
+        pass
 
 
 def diff_datasets(old: str | Path, new: str | Path, num_shown: int = NUM_SHOWN) -> DatasetDiff:
@@ -144,7 +164,7 @@ def _kinds(left: dict[str, _Image], right: dict[str, _Image]) -> dict[str, list[
 
 
 def _images(dataset: Path) -> dict[str, _Image]:
-    rows = (row for shard in _shards(dataset) for row in _rows(shard, ["id", "pixel_sha256", "captions"]))
+    rows = (row for shard in _shards(dataset) for row in _rows(shard, _COMPARED, require_columns))
     return {
         row["id"]: _Image(row["pixel_sha256"], tuple(each["text"] for each in row["captions"] or []))
         for row in rows
@@ -158,6 +178,7 @@ def _bytes(dataset: Path, wanted: set[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for shard in _shards(dataset) if wanted else ():
         with _told(shard), pq.ParquetFile(shard) as file:
+            require_columns(file.schema_arrow, ("id", "image"), shard)
             for group in range(file.num_row_groups):
                 ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
                 here = [place for place, key in enumerate(ids) if key in wanted]
@@ -177,7 +198,7 @@ def _captions(old: _Image | None, new: _Image | None) -> tuple[str, str]:
 def _verdicts(dataset: Path, kept: Iterable[str]) -> dict[str, str]:
     """Return for each id the source gave the first rule that dropped it, or that it is kept."""
     found: dict[str, str] = {}
-    for row in _rows(dataset / _DECISIONS, ["id", "rule", "passed"]):
+    for row in _rows(dataset / _DECISIONS, _DECIDED, _require_decisions):
         if row["passed"] is False:
             found.setdefault(row["id"], row["rule"])
     return found | dict.fromkeys(kept, KEPT)
@@ -210,12 +231,19 @@ def _shards(dataset: Path) -> list[Path]:
     return sorted(dataset.glob("shard-*.parquet"))
 
 
-def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, columns: Sequence[str], require: _Require) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    with _told(path), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096, columns=columns):
+    with _told(path), open_regular(path) as opened, pq.ParquetFile(opened) as file:
+        require(file.schema_arrow, columns, path)
+        for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
             yield from batch.to_pylist()
+
+
+def _require_decisions(schema: pa.Schema, names: Sequence[str], place: Path) -> None:
+    missing = [name for name in names if schema.names.count(name) != 1]
+    if missing:
+        raise ArtifactError(f"{place}: there is no column {missing[0]!r}; curate the data again.")
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """What a folder says of its images: sidecars NAME.txt, and rows of metadata.jsonl and metadata.csv anywhere in it.
 
-All captions that are found are kept; what cannot be used is noted and never ends the reading.
+All captions that are found are kept; what cannot be used is noted and never ends the reading. Of a sidecar that is
+longer than any caption the first million bytes are read.
 """
 
+import codecs
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -26,7 +28,7 @@ class FolderCaptions:
         read_rows: Callable[[str], list[MetadataRow | BadRow]],
         open_file: Callable[[str], IO[bytes]],
     ) -> None:
-        """Read the metadata; `problems` names the rows that are of no use.
+        """Read the metadata; `problems` names the rows of no use, `num_orphans` counts sidecars without an image.
 
         Args:
             images: paths of the images.
@@ -35,10 +37,14 @@ class FolderCaptions:
             read_rows: reads a metadata file.
             open_file: opens a file to read bytes.
         """
-        self._sidecars = frozenset(sidecars)
         self._open = open_file
         self.problems: list[UnreadableFile] = []
         known = frozenset(images)
+        self._sidecars: dict[str, list[str]] = defaultdict(list)
+        for path in sorted(sidecars):
+            self._sidecars[_stem(path)].append(path)
+        stems = {_stem(path) for path in known}
+        self.num_orphans = sum(len(paths) for stem, paths in self._sidecars.items() if stem not in stems)
         rows: dict[str, list[MetadataRow]] = defaultdict(list)
         for path in metadata:
             for row in read_rows(path):
@@ -51,11 +57,10 @@ class FolderCaptions:
         """Return an image with all that is said of it; a sidecar that cannot be read is added to `problems`."""
         rows = self._rows.get(path, [])
         texts = [text for row in rows for text in row.texts]
-        sidecar = os.path.splitext(path)[0] + ".txt"
-        if sidecar in self._sidecars:
+        for sidecar in self._sidecars.get(_stem(path), ()):
             try:
                 with self._open(sidecar) as file:
-                    texts.append(file.read(_MAX_CAPTION_BYTES).decode("utf-8-sig"))
+                    texts.append(_text(file.read(_MAX_CAPTION_BYTES)))
             except (OSError, UnicodeDecodeError) as error:
                 name = printable(sidecar)
                 problems.append(UnreadableFile(name, name, Reason.BAD_CAPTION_FILE, one_line(error), False))
@@ -81,3 +86,12 @@ class FolderCaptions:
         name = printable(path)
         self.problems.append(UnreadableFile(f"{name}:{row.line}", name, reason, detail, False))
         return None
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]
+
+
+def _text(data: bytes) -> str:
+    """Decode what was read of a sidecar; where that is not all, the character it ends in may be cut."""
+    return codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=len(data) < _MAX_CAPTION_BYTES)

@@ -8,6 +8,7 @@ is resolved to a commit when the source is opened, and the specification then na
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,10 @@ class HubSource:
         self.path, self._fields = _parsed(spec)
         self.max_file_bytes = max_file_bytes
         self.split = self._fields.setdefault("split", "train")
-        self._is_local = Path(self.path).expanduser().is_dir()
+        folder = os.path.expanduser(self.path)
+        self._is_local = os.path.isdir(folder)
         if self._is_local:
-            self.path = str(Path(self.path).expanduser().resolve())
+            self.path = os.path.realpath(folder)
         else:
             self._fields["revision"] = _commit(self.path, self._fields.get("revision"), spec)
         self._rows, self._num_rows = _opened(self.path, self._fields, self.split, spec)
@@ -150,7 +152,7 @@ def _opened(path: str, fields: dict[str, str], split: str, spec: str) -> tuple[A
         rows = datasets.load_dataset(path, split=split, streaming=True, **options)
         rows = rows if rows.features else rows._resolve_features()
     except Exception as error:  # its builders raise every kind of error
-        reached = "" if Path(path).is_dir() else ", the network and, for a private or gated one, HF_TOKEN"
+        reached = "" if os.path.isdir(path) else ", the network and, for a private or gated one, HF_TOKEN"
         raise InputError(
             f"--data {spec}: cannot be opened ({one_line(error)}); check its name, split and configuration{reached}, "
             f"and write {_FORM}."

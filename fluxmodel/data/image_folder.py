@@ -15,12 +15,14 @@ from pathlib import Path
 from fluxmodel.data.folder_captions import FolderCaptions
 from fluxmodel.data.metadata_rows import METADATA_NAMES, read_metadata
 from fluxmodel.data.records import RawSample, Reason, UnreadableFile
-from fluxmodel.data.storage import UNREADABLE, fingerprint_of, printable
+from fluxmodel.data.storage import UNREADABLE, fingerprint_of, open_regular, printable
 from fluxmodel.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .avif .ico .heic .heif .jxl".split()
 )
+
+ORPHANS = ".txt without an image"
 
 
 class NoImageError(InputError):
@@ -43,7 +45,7 @@ class FolderSource:
         Raises:
             InputError: there is no such folder, it holds no image, or a metadata file in it is unusable.
         """
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(os.path.expanduser(folder))
         self.max_file_bytes = max_file_bytes
         self._require_folder()
         self._visited: set[tuple[int, int]] = set()
@@ -60,9 +62,11 @@ class FolderSource:
             self._metadata,
             self._sidecars,
             lambda path: read_metadata(self.folder / path),
-            lambda path: (self.folder / path).open("rb"),
+            lambda path: open_regular(self.folder / path),
         )
         self.problems += self._captions.problems
+        if self._captions.num_orphans:
+            self.ignored[ORPHANS] += self._captions.num_orphans
 
     @property
     def spec(self) -> str:
@@ -97,21 +101,20 @@ class FolderSource:
     def digest(self, path: str) -> str:
         """Return the SHA-256 of one of `files`; of one that cannot be read, `unreadable` and why."""
         try:
-            with open(self.folder / path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            with open_regular(self.folder / path) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
         except OSError as error:
             return f"{UNREADABLE} {error.errno}"
 
     def _require_folder(self) -> None:
-        if not self.folder.exists():
+        if not os.path.exists(self.folder):
             raise InputError(f"--data {self.folder}: there is no such folder; check the path.")
         if not self.folder.is_dir():
             raise InputError(f"--data {self.folder}: this is a file; give the folder that holds the images.")
 
     def _no_image_sentence(self) -> str:
-        found = ", ".join(
-            f"{count} {suffix or 'without suffix'}" for suffix, count in self.ignored.most_common(4)
-        )
+        held = self.ignored + Counter({".txt": len(self._sidecars)})
+        found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in held.most_common(4))
         seen = f"it holds {found}" if found else "it is empty"
         return (
             f"--data {self.folder}: no image in the folder ({seen}); images end in .png, .jpg, .webp, .gif, .bmp or "
@@ -144,11 +147,18 @@ class FolderSource:
             elif suffix in IMAGE_SUFFIXES:
                 self._images.append(path)
             elif entry.name in METADATA_NAMES:
-                self._metadata.append(path)
+                self._add_metadata(path)
             elif suffix == ".txt":
                 self._sidecars.add(path)
             else:
                 self.ignored[printable(suffix)] += 1
+
+    def _add_metadata(self, path: str) -> None:
+        if os.path.isfile(self.folder / path):
+            self._metadata.append(path)
+            return
+        name, detail = printable(path), "a broken link, pipe, socket or device"
+        self.problems.append(UnreadableFile(name, name, Reason.NOT_A_FILE, detail, False))
 
     def _read_image(self, path: str, problems: list[UnreadableFile]) -> RawSample | UnreadableFile:
         name = printable(path)

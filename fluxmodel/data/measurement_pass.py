@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fluxmodel.data.caption_checks import check_caption, normalise
+from fluxmodel.data.caption_checks import MAX_CHARACTERS, check_caption, normalise
 from fluxmodel.data.curation_rules import CurationRules
 from fluxmodel.data.diversity import word_number, words_of
 from fluxmodel.data.image_measures import ImageMeasures, measure, recall, recipe, remember
@@ -113,7 +113,10 @@ def stored(text: str | None) -> str | None:
 
 
 def _caption_columns(captions: tuple[Caption, ...]) -> dict:
-    """Return the captions, normalised and without repetitions, with the words of each and why it is no text."""
+    """Return the captions, normalised and without repetitions, with the words of each and why it is no text.
+
+    Of one that is endless, and so refused, only as much is kept as shows that.
+    """
     texts: dict[tuple[str, str], Caption] = {}
     for caption in captions:
         text = normalise(caption.text)
@@ -124,7 +127,7 @@ def _caption_columns(captions: tuple[Caption, ...]) -> dict:
     )
     return {
         "captions": [
-            {"text": stored(each.text), "kind": each.kind, "model": stored(each.model)}
+            {"text": stored(each.text[: MAX_CHARACTERS + 1]), "kind": each.kind, "model": stored(each.model)}
             for each in texts.values()
         ],
         "caption_words": [len(each.text.split(" ")) if each.text else 0 for each in texts.values()],

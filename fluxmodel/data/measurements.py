@@ -38,7 +38,8 @@ DECIDING_COLUMNS = (
     *("caption_words", "caption_refusals", "has_scene"),
     *MODEL_COLUMNS,
 )
-_ROWS_A_GROUP = 4096
+# An image may have any number of captions.
+_ROWS_A_GROUP, _BYTES_A_GROUP = 4096, 16_000_000
 
 
 def measurement_schema() -> pa.Schema:
@@ -76,8 +77,12 @@ def measurement_schema() -> pa.Schema:
     )
 
 
+# Of a caption, beside its characters: its dictionary and the head of its text.
+_CAPTION_BYTES = 250
+
+
 class MeasurementWriter:
-    """Streams rows into measurements.parquet, `_ROWS_A_GROUP` at a time."""
+    """Streams rows into measurements.parquet, `_ROWS_A_GROUP` at a time, fewer where captions are long."""
 
     def __init__(self, directory: Path) -> None:
         import pyarrow.parquet as pq
@@ -85,11 +90,13 @@ class MeasurementWriter:
         self._schema = measurement_schema()
         self._writer = pq.ParquetWriter(directory / MEASUREMENTS, self._schema, compression="zstd")
         self._rows: list[dict] = []
+        self._num_bytes = 0
 
     def add(self, row: dict) -> None:
         """Append one item; a column that is left out is null."""
         self._rows.append(row)
-        if len(self._rows) >= _ROWS_A_GROUP:
+        self._num_bytes += caption_bytes(row)
+        if len(self._rows) >= _ROWS_A_GROUP or self._num_bytes >= _BYTES_A_GROUP:
             self._flush()
 
     def close(self) -> None:
@@ -100,9 +107,14 @@ class MeasurementWriter:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._num_bytes = self._rows, [], 0
         if rows:
             self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+
+
+def caption_bytes(row: dict) -> int:
+    """Return about how many bytes of memory the captions of a row take."""
+    return sum(_CAPTION_BYTES + len(each["text"]) for each in row.get("captions") or ())
 
 
 def read_measurements(directory: str | Path, columns: Sequence[str] | None = None) -> pa.Table:

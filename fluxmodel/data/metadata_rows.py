@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fluxmodel.data.storage import open_regular
 from fluxmodel.errors import InputError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -57,7 +58,8 @@ def read_metadata(path: Path) -> list[MetadataRow | BadRow]:
         InputError: the file cannot be read, its header lacks a needed column, or no row of it can be used.
     """
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        with open_regular(path) as file:
+            lines = file.read().splitlines(keepends=True)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions."
@@ -165,18 +167,34 @@ def _row(line: int, record: object) -> MetadataRow:
 
 
 def describe(record: Mapping[str, object]) -> Description:
-    """Return captions, licence and source of a record; ValueError if the caption is neither text nor texts."""
-    text = _first(record, TEXT_FIELDS)
-    texts = text if isinstance(text, list) else [] if text is None else [text]
-    strings = tuple(text for text in texts if isinstance(text, str))
-    if len(strings) != len(texts):
-        raise ValueError(f"{TEXT_FIELDS[0]!r} must be a text or a list of texts")
-    licence, source = _first(record, LICENCE_FIELDS), _first(record, SOURCE_FIELDS)
-    return Description(
-        strings,
-        licence if isinstance(licence, str) and licence else None,
-        source if isinstance(source, str) and source else None,
+    """Return captions, licence and source of a record; see `description`."""
+    return description(
+        *([record.get(field) for field in fields] for fields in (TEXT_FIELDS, LICENCE_FIELDS, SOURCE_FIELDS))
     )
+
+
+def description(texts: list[object], licences: list[object], sources: list[object]) -> Description:
+    """Return the captions of all values, and the first licence and source; what is blank is not there.
+
+    Raises:
+        ValueError: a caption is neither text nor texts, and no other value gives one.
+    """
+    found: dict[str, None] = {}
+    is_whole = True
+    for value in texts:
+        each = value if isinstance(value, list) else [] if value is None else [value]
+        strings = [text for text in each if isinstance(text, str)]
+        if len(strings) == len(each):
+            found |= dict.fromkeys(text for text in strings if text.strip())
+        else:
+            is_whole = False
+    if not (is_whole or found):
+        raise ValueError(f"{TEXT_FIELDS[0]!r} must be a text or a list of texts")
+    return Description(tuple(found), _first_text(licences), _first_text(sources))
+
+
+def _first_text(values: list[object]) -> str | None:
+    return next((value for value in values if isinstance(value, str) and value.strip()), None)
 
 
 def _first(record: Mapping[str, object], fields: tuple[str, ...]) -> object:

@@ -12,6 +12,7 @@ chosen by the digest of the id, so that a growing folder keeps the choice. None 
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -124,9 +125,10 @@ class MixtureSource:
         if data.lower().endswith((".yaml", ".yml")):
             raise InputError(f"--data {data}: a mixture within a mixture is not read; list its sources here.")
         is_scheme = ":" in data.split("/", 1)[0]
-        if is_scheme or not self._place.is_local or Path(data).expanduser().is_absolute():
+        path = os.path.expanduser(data)
+        if is_scheme or not self._place.is_local:
             return data
-        return str(Path(self._place.root).parent / Path(data).expanduser())
+        return os.path.join(os.path.dirname(self._place.root), path)
 
 
 def _is_taken(item_id: str, share: float) -> bool:
@@ -142,10 +144,14 @@ def _read(path: str) -> Recipe:
     example = 'write "sources:", below it lines such as "- data: photos" and "  weight: 2"'
     try:
         with storage_at(path).open() as file:
-            record = yaml.safe_load(file.read())
+            text = file.read()
     except FileNotFoundError as error:
         raise InputError(f"--data {path}: there is no such file; check the path.") from error
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"--data {path}: cannot be read ({one_line(error)}); check the path.") from error
+    try:
+        record = yaml.safe_load(text)
+    except Exception as error:  # a wrong value of a tag is an AttributeError, a KeyError, an IndexError, ...
         raise InputError(f"--data {path}: cannot be read as YAML ({one_line(error)}); {example}.") from error
     try:
         return Recipe.model_validate(record)

@@ -10,7 +10,7 @@ from pathlib import Path
 from posixpath import basename, splitext
 
 from fluxmodel.data.folder_captions import FolderCaptions
-from fluxmodel.data.image_folder import IMAGE_SUFFIXES, NoImageError
+from fluxmodel.data.image_folder import IMAGE_SUFFIXES, ORPHANS, NoImageError
 from fluxmodel.data.metadata_rows import METADATA_NAMES, BadRow, MetadataRow, read_metadata
 from fluxmodel.data.records import RawSample, Reason, UnreadableFile
 from fluxmodel.data.storage import Storage, TooLarge, fingerprint_of, one_line, printable
@@ -48,6 +48,8 @@ class RemoteFolderSource:
         self._captions = FolderCaptions(
             self._images, self._metadata, self._sidecars, self._metadata_rows, self.storage.open
         )
+        if self._captions.num_orphans:
+            self.ignored[ORPHANS] += self._captions.num_orphans
 
     @property
     def spec(self) -> str:

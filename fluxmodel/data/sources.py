@@ -1,8 +1,8 @@
 """What `--data` may name, each as a stream of undecoded samples."""
 
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 from fluxmodel.data.curated_dataset import RECORD
@@ -89,7 +89,7 @@ def _open_place(text: str, max_file_bytes: int) -> Source:
 def _open_folder(storage: Storage, text: str, max_file_bytes: int) -> Source:
     from fluxmodel.data.image_folder import FolderSource, NoImageError
 
-    if (Path(storage.root) / RECORD).is_file():
+    if os.path.isfile(storage.path(RECORD)):
         from fluxmodel.data.curated_source import CuratedSource
 
         return CuratedSource(storage.root)

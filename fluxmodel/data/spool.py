@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fluxmodel.data.curated_dataset import sample_schema
+from fluxmodel.data.measurements import caption_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +41,7 @@ class Spool:
         """Append an image."""
         self._pending.append(row)
         self.num_images += 1
-        self._pending_bytes += len(row["image"]["bytes"])
+        self._pending_bytes += len(row["image"]["bytes"]) + caption_bytes(row)
         if len(self._pending) >= _BATCH_IMAGES or self._pending_bytes >= _BATCH_BYTES:
             self._flush()
 

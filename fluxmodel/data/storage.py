@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -74,12 +74,12 @@ class Storage:
         )
 
     def is_folder(self) -> bool:
-        """Return whether the root is a folder."""
-        return bool(self.files.isdir(self.root))
+        """Return whether the root is a folder; InputError where that cannot be asked."""
+        return self._is(self.files.isdir)
 
     def exists(self) -> bool:
-        """Return whether there is anything at the root."""
-        return bool(self.files.exists(self.root))
+        """Return whether there is anything at the root; InputError where that cannot be asked."""
+        return self._is(self.files.exists)
 
     def find(self) -> list[str]:
         """Return the paths of all files below the root, sorted, hidden ones passed over."""
@@ -99,9 +99,7 @@ class Storage:
         """
         path = self.path(relative)
         if self.is_local:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise OSError("a pipe, socket or device")
-            return open(path, "rb")
+            return open_regular(path)
         return SteadyFile(lambda: self.files.open(path, "rb"), self.url(relative))  # pyright: ignore[reportReturnType]
 
     def read(self, relative: str, limit: int) -> bytes:
@@ -140,20 +138,43 @@ class Storage:
         except OSError as error:
             return f"{UNREADABLE} {error.errno}"
 
+    def _is(self, ask: Callable[[str], bool]) -> bool:
+        """Ask about the root; InputError where there is no answer."""
+        if self.is_local:
+            return bool(ask(self.root))
+        try:
+            return bool(steadily(self.url(), lambda: ask(self.root)))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise InputError(
+                f"--data {self.url()}: cannot be looked at ({one_line(error)}); check its name and your rights."
+            ) from error
+
     def _info(self, relative: str) -> dict[str, Any]:
         return steadily(self.url(relative), lambda: self.files.info(self.path(relative)))
+
+
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open a file of the disk to be read; OSError where it is no regular file: a pipe would be waited for for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("a pipe, socket or device")
+    return open(path, "rb")
 
 
 def storage_at(text: str) -> Storage:
     """Return the storage a path or URI names; nothing is looked at yet.
 
     Raises:
-        InputError: the protocol is unknown, its package is missing, or the URI holds a password.
+        InputError: the protocol is unknown, its package is missing, the URI holds a password, or the path a zero byte.
     """
+    if "\0" in text:
+        raise InputError(f"--data {text!r}: no path holds a zero byte; write the name anew.")
     if not is_uri(text):
         from fsspec.implementations.local import LocalFileSystem
 
-        return Storage(LocalFileSystem(), str(Path(text).expanduser().resolve()), True, "file")
+        # Links are not resolved: the caches of hubs link x.parquet to a file that is named by its digest alone.
+        return Storage(LocalFileSystem(), os.path.abspath(os.path.expanduser(text)), True, "file")
     if _PASSWORD.search(text):
         shown = _PASSWORD.sub("://...@", text)
         raise InputError(

@@ -15,7 +15,7 @@ from fluxmodel.data.metadata_rows import (
     LICENCE_FIELDS,
     SOURCE_FIELDS,
     TEXT_FIELDS,
-    describe,
+    description,
 )
 from fluxmodel.data.records import Caption, RawSample, Reason, UnreadableFile
 from fluxmodel.data.storage import TooLarge
@@ -71,7 +71,8 @@ class RowReader:
             yield image
             return
         try:
-            described = describe(_renamed(row, self.columns))
+            roles = (self.columns.text, self.columns.licence, self.columns.source)
+            described = description(*([_plain(row.get(name)) for name in names] for names in roles))
         except ValueError as error:
             yield RawSample(row_id, image[0], self.origin, path=image[1])
             yield UnreadableFile(row_id, row_id, Reason.BAD_METADATA_ROW, str(error), False)
@@ -136,7 +137,7 @@ def find_columns(schema: pa.Schema, place: str, image: str | None = None, text: 
         text: the caption column, if it was named.
 
     Raises:
-        InputError: no column holds images, or a column that was named is not there.
+        InputError: no column holds images, a column that was named is not there, or one is there twice.
     """
     kinds: dict[str, Kind] = {field.name: kind for field in schema if (kind := _kind(field.type))}
     for wanted, what in ((image, "image"), (text, "text")):
@@ -162,7 +163,11 @@ def find_columns(schema: pa.Schema, place: str, image: str | None = None, text: 
         for role, fields in _FIELDS.items()
     }
     columns = Columns(chosen, kinds[chosen], **named)
-    return replace(columns, text=(text,)) if text else columns
+    columns = replace(columns, text=(text,)) if text else columns
+    for name in columns.names:
+        if (count := schema.names.count(name)) > 1:
+            raise InputError(f"{place}: the column {name!r} is there {count} times; rename the others.")
+    return columns
 
 
 def _likely(schema: pa.Schema, kinds: Mapping[str, Kind]) -> str | None:
@@ -187,22 +192,17 @@ def _kind(type_: pa.DataType) -> Kind | None:
     if isinstance(type_, pa.BaseExtensionType):
         type_ = type_.storage_type
     if pa.types.is_struct(type_):
-        inside = {type_.field(index).name for index in range(type_.num_fields)}
-        return "struct" if inside & {"bytes", "path"} and inside <= {"bytes", "path"} else None
+        inside = {field.name: field.type for field in type_}
+        fits = all(
+            inside[name] == pa.null() or _kind(inside[name]) == ("path" if name == "path" else name)
+            for name in inside
+        )
+        return "struct" if inside and fits and inside.keys() <= {"bytes", "path"} else None
     is_binary = pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_)
     if is_binary or pa.types.is_fixed_size_binary(type_):
         return "bytes"
     is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
     return "path" if is_text else None
-
-
-def _renamed(row: Mapping, columns: Columns) -> dict[str, object]:
-    """Return the first value of each role under the name that `describe` looks for first."""
-    found: dict[str, object] = {}
-    for role, fields in _FIELDS.items():
-        values = (_plain(row.get(name)) for name in getattr(columns, role))
-        found[fields[0]] = next((value for value in values if value is not None), None)
-    return found
 
 
 def _without_place(path: str) -> str:

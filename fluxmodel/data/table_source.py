@@ -51,6 +51,7 @@ class TableSource:
         self.files = _without_caches(shards)
         self.max_file_bytes = max_file_bytes
         self.ignored: Counter[str] = Counter()
+        self._num: int | None = None
         first_error = ""
         for path in self.files.paths:
             try:
@@ -75,7 +76,10 @@ class TableSource:
         return f"table:{self.files.name}"
 
     def __len__(self) -> int:
-        return sum(self._num_rows(path) for path in self.files.paths)
+        """Rows, counted once; of a file that is damaged as many as it tells."""
+        if self._num is None:
+            self._num = sum(self._num_rows(path) for path in self.files.paths)
+        return self._num
 
     def __iter__(self) -> Iterator[RawSample | UnreadableFile]:
         """Yield every row of every file."""
@@ -96,7 +100,7 @@ class TableSource:
                     columns = find_columns(table.schema, name)
                 except InputError as error:
                     yield UnreadableFile(name, name, Reason.DAMAGED_SHARD, str(error), False)
-                    yield from _lost(
+                    yield from lost_rows(
                         name, 0, table.num_rows, "its columns differ from those of the first file"
                     )
                     return
@@ -122,11 +126,13 @@ class TableSource:
             end, row = table.end_of(part, start), start
             try:
                 for batch in table.batches(part, columns.names):
-                    for values in batch.to_pylist():
+                    for values in _without_times(batch).to_pylist():
                         yield from reader.read(values, f"{name}#{row:09d}")
                         row += 1
-            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-                yield from _lost(name, row, end, one_line(error))
+            except InputError:  # out of reach, which is no damage
+                raise
+            except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
+                yield from lost_rows(name, row, end, one_line(error))
                 if end <= row:
                     yield UnreadableFile(name, name, Reason.DAMAGED_SHARD, one_line(error), False)
             start = max(row, end)
@@ -152,16 +158,11 @@ class TableSource:
                 columns = find_columns(table.schema, shard)
             except InputError:  # not the columns of the first file: none of its rows is read
                 return
-            if columns.kind == "bytes":
-                return
             for part in range(table.num_parts):
-                for batch in table.batches(part, [columns.image]):
-                    for value in batch.column(0).to_pylist():
-                        path = value if isinstance(value, str) else _outside(value)
-                        if path:
-                            with contextlib.suppress(UnsafePath):
-                                place = join(dirname(shard), require_inside(path))
-                                yield place, self.files.storage.digest(place)
+                for path in _outside(table, part, columns):
+                    with contextlib.suppress(UnsafePath):
+                        place = join(dirname(shard), require_inside(path))
+                        yield place, self.files.storage.digest(place)
 
     def _place(self, path: str) -> str:
         return printable(self.files.storage.url(path))
@@ -174,12 +175,14 @@ class DamagedTable(ValueError):
 class Table:
     """An open parquet or arrow file as parts: its row groups, or its record batches."""
 
-    def __init__(self, schema: pa.Schema, parquet: Any = None, stream: Any = None) -> None:
+    def __init__(self, schema: pa.Schema, parquet: Any = None, stream: Any = None, file: Any = None) -> None:
+        """Take what was opened: a parquet file, an arrow stream, or a reader of an arrow file with the file itself."""
         self.schema = schema
         self._parquet = parquet
         self._stream = stream
-        is_file = hasattr(stream, "num_record_batches")
-        self._num_batches = stream.num_record_batches if is_file else None
+        self._file = file
+        self._readers: dict[tuple[int, ...], Any] = {}
+        self._num_batches = None if file is None else stream.num_record_batches
 
     @property
     def num_rows(self) -> int:
@@ -190,8 +193,8 @@ class Table:
             return self._parquet.metadata.num_rows
         count = 0
         with contextlib.suppress(OSError, pa.ArrowException):
-            for part in range(self.num_parts):
-                count += sum(batch.num_rows for batch in self.batches(part, None))
+            for batch in self._stream if self._file is None else self._smallest_batches():
+                count += batch.num_rows
         return count
 
     @property
@@ -207,16 +210,51 @@ class Table:
             return start
         return start + self._parquet.metadata.row_group(part).num_rows
 
-    def batches(self, part: int, names: list[str] | None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a part, few at a time."""
+    def _smallest_batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the record batches of an arrow file with the one column that costs least to be read."""
+        reader = self._reader(tuple(sorted(range(len(self.schema)), key=self._cost)[:1]))
+        for part in range(reader.num_record_batches):
+            yield reader.get_batch(part)
+
+    def _cost(self, place: int) -> int:
+        import pyarrow as pa
+
+        type_ = self.schema.field(place).type
+        return 0 if pa.types.is_primitive(type_) else 1 if pa.types.is_string(type_) else 2
+
+    def may_name(self, part: int, image: str) -> bool:
+        """Return whether a struct of a part may hold a path without bytes; of parquet no image is read for it."""
+        if self._parquet is None:
+            return True
+        group = self._parquet.metadata.row_group(part)
+        for chunk in (group.column(place) for place in range(group.num_columns)):
+            told = chunk.statistics if chunk.path_in_schema == f"{image}.bytes" else None
+            if told is not None and told.has_null_count and told.null_count == 0:
+                return False
+        found = (batch.columns for batch in self.batches(part, [f"{image}.path"]))
+        return any(
+            value and value["path"] for columns in found for each in columns for value in each.to_pylist()
+        )
+
+    def batches(self, part: int, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a part, few at a time; no other column is read where the file allows it."""
         if self._parquet is not None:
             yield from self._parquet.iter_batches(_BATCH_ROWS, row_groups=[part], columns=names)
             return
-        read = iter(self._stream) if self._num_batches is None else [self._stream.get_batch(part)]
-        for batch in read:
-            chosen = batch if names is None else batch.select(names)
+        places = tuple(self.schema.get_field_index(name) for name in names)
+        for batch in self._stream if self._file is None else [self._reader(places).get_batch(part)]:
+            chosen = batch.select(names)
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield chosen.slice(start, _BATCH_ROWS)
+
+    def _reader(self, places: tuple[int, ...]) -> Any:
+        """Return a reader of an arrow file that reads the columns at some places alone."""
+        import pyarrow as pa
+
+        if places not in self._readers:
+            options = pa.ipc.IpcReadOptions(included_fields=list(places))
+            self._readers[places] = pa.ipc.open_file(self._file, options=options)
+        return self._readers[places]
 
 
 @contextlib.contextmanager
@@ -249,22 +287,43 @@ def _read(file: Any, path: str) -> Table:
         return Table(parquet.schema_arrow, parquet=parquet)
     try:
         stream = pa.ipc.open_file(file)
+        return Table(stream.schema, stream=stream, file=file)
     except pa.ArrowInvalid:
         file.seek(0)
         stream = pa.ipc.open_stream(file)
-    return Table(stream.schema, stream=stream)
+        return Table(stream.schema, stream=stream)
 
 
-def _lost(name: str, row: int, end: int, detail: str) -> Iterator[UnreadableFile]:
+def _without_times(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch with dates and times as numbers: not each of them is one of Python's, and none is a text."""
+    import pyarrow as pa
+
+    columns = [
+        column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())
+        if pa.types.is_temporal(column.type) and column.type.bit_width <= 64
+        else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def lost_rows(name: str, row: int, end: int, detail: str) -> Iterator[UnreadableFile]:
     """Yield a refusal for each row that cannot be read."""
     for lost in range(row, end):
         row_id = f"{name}#{lost:09d}"
         yield UnreadableFile(row_id, row_id, Reason.DAMAGED_SHARD, detail)
 
 
-def _outside(value: dict | None) -> str | None:
-    """Return the path of an image struct that holds no bytes."""
-    return value.get("path") if isinstance(value, dict) and value.get("bytes") is None else None
+def _outside(table: Table, part: int, columns: Columns) -> Iterator[str]:
+    """Yield the paths of the images of a part that hold no bytes."""
+    if columns.kind == "bytes" or (columns.kind == "struct" and not table.may_name(part, columns.image)):
+        return
+    for batch in table.batches(part, [columns.image]):
+        for value in batch.column(0).to_pylist():
+            if isinstance(value, dict):
+                value = value.get("path") if value.get("bytes") is None else None
+            if value:
+                yield value
 
 
 def _without_caches(shards: ShardFiles) -> ShardFiles:

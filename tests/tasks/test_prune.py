@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fluxmodel.data.content_cache import ContentCache
 from fluxmodel.errors import ArtifactError, InputError, StageError
 from tasks import owed, registry, tracking
 from tasks.artifacts import ArtifactRef, ArtifactStore
 from tasks.home import Home
 from tasks.in_use import in_use, unused
-from tasks.prune import DAY, GIGABYTE, plan, prune
+from tasks.prune import DAY, GIGABYTE, _old_caches, plan, prune
 from tasks.prune_rules import PruneRules
 from tasks.registry import StoredVersion
 from tasks.run_key import RunBook, RunRecord, StageIdentity
@@ -307,3 +308,16 @@ def test_a_dropped_version_takes_its_files_from_mlflow_and_an_alias_holds_the_ot
     runs = [tracking.find_run(tracked, key) for key in ("key1", "key2")]
     files = [client.list_artifacts(run.info.run_id, "model") for run in runs if run is not None]
     assert [bool(each) for each in files] == [False, True]
+
+
+def test_captions_do_not_grow_old_and_go_when_all_shall_go(home):
+    for name in ("captions", "pixels"):
+        with ContentCache(home.cache, {"name": name}) as cache:
+            cache.put("0" * 64, b"x" * 1000)
+
+    def going(older_than: float) -> list[str]:
+        rules = PruneRules(older_than=older_than)
+        return [each.name.split()[0] for each in _old_caches(home, rules, time.time() + 30 * DAY)]
+
+    assert going(7) == ["pixels"]
+    assert sorted(going(0)) == ["captions", "pixels"]

@@ -1,8 +1,10 @@
 """Curation: nothing is lost, every drop has its reason, equal input gives equal bytes, groups never straddle."""
 
+import errno
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from fluxmodel.data.decisions import DUPLICATE_RULES, IMAGE_RULES
 from fluxmodel.data.decode import decode, fit
 from fluxmodel.data.records import Caption, RawSample, UnreadableFile
 from fluxmodel.data.sources import open_source
-from fluxmodel.errors import ArtifactError, InputError
+from fluxmodel.errors import ArtifactError, InputError, StageError
 from tests.fluxmodel.data.pictures import Listed, encoded, flipped, picture, png_declaring
 
 RULES = CurationRules()
@@ -329,3 +331,63 @@ def test_the_page_is_shown_by_a_browser(tmp_path, chromium):
     pixels = decode(shot.read_bytes())
     assert pixels.shape == (1600, 1200, 3)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_one_sentence(tmp_path):
+    items = [sample(f"{seed}", encoded(picture(seed)), "a caption") for seed in range(2)]
+    failing = []
+    for seed in range(12):
+        output, rules = new(tmp_path, f"{seed}"), CurationRules(test_fraction=0.5, seed=seed)
+        try:
+            assert curate_source(Listed(items), rules, output).splits["train"] > 0
+        except InputError:
+            failing.append(rules)
+            assert not (output / "curation.json").exists()
+    assert 0 < len(failing) < 12
+    with pytest.raises(InputError, match=r"all 2 kept images are held out by rules.test_fraction 0.5"):
+        curate_source(Listed(items), failing[0], new(tmp_path))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is full from the beginning")
+@pytest.mark.parametrize("name", [".spool.arrow", "measurements.parquet", "decisions.parquet"])
+def test_a_full_disk_is_one_sentence(tmp_path, name):
+    output = new(tmp_path)
+    (output / name).symlink_to("/dev/full")
+    with pytest.raises(StageError, match=rf"{output}: .*No space left on device.*free some"):
+        curate(SCENES, RULES, output)
+    assert not (output / ".spool.arrow").exists()
+    with pytest.raises(ArtifactError):
+        CuratedDataset(output)
+
+
+@pytest.mark.parametrize("name", ["shard-00000.parquet", "curation.json", "report.html"])
+def test_a_disk_that_fills_while_the_data_set_is_written_leaves_none(tmp_path, name, monkeypatch):
+    output = new(tmp_path)
+    if os.path.exists("/dev/full") and name.startswith("shard"):
+        (output / name).symlink_to("/dev/full")
+    else:
+        whole = Path.write_text
+
+        def full(self, text, *given, **more):
+            if self.name.startswith(name):
+                whole(self, text[: len(text) // 2], *given, **more)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return whole(self, text, *given, **more)
+
+        monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StageError, match=f"{output}: .*No space left on device"):
+        curate(SCENES, RULES, output)
+    assert not (output / "curation.json").exists()
+
+
+def test_a_record_is_never_half_written(tmp_path, monkeypatch):
+    output = new(tmp_path)
+
+    def die(self, *_, **__):
+        assert not (output / "curation.json").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        curate(SCENES, RULES, output)
+    assert not (output / "curation.json").exists()
