@@ -93,7 +93,7 @@ def held_bytes(root: str | Path) -> int:
 
 
 def trim(root: str | Path, limit: float) -> int:
-    """Remove segments that nobody holds, longest unused first, captions last, until `limit` bytes are left; return those."""
+    """Remove segments nobody holds, longest unused first, captions last, until `limit` bytes are left; return those."""
     left = held_bytes(root)
     files = (path for folder in Path(root).glob("*/*/") for path in _files(folder))
     segments = [path for path in files if path.suffix != ".index"] if left > limit else []
