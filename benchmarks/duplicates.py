@@ -4,7 +4,8 @@ Copies: 1 360 emoji of Debian's font fonts-noto-color-emoji, each beside a JPEG,
 The colour check's limits were chosen by the copies of every second emoji, but by the false pairs of all of them; the
 shares told here are of the other half. Kinds marked `seen` were looked at while choosing, kinds marked `unseen` only
 afterwards, with everything fixed. Look-alikes among the glyphs (clocks, speakers, faces) count as false pairs.
-Cost: random hashes, and hashes in clumps as real ones are, with a thousandth planted as copies; each size in a process
+Cost: random hashes, hashes in clumps as real ones are, and near-flat images (one colour and a faint gradient), whose
+hashes are few; with a thousandth planted as copies; each size in a process
 of its own, so that its peak memory is its own. Run: python -m benchmarks.duplicates [--json] [--largest N]
 """
 
@@ -27,6 +28,7 @@ from fluxmodel.data.perceptual_hash import color_signatures, perceptual_hashes, 
 
 DISTANCES = (4, 6, 8)
 ASKED_FOUND, ASKED_FALSE = 0.93, 1e-4
+MOST_FLAT = 100_000
 EXAMPLE = Path(__file__).parents[1] / "examples" / "emoji_folder.py"
 Copy = Callable[[Image.Image], Image.Image]
 
@@ -47,12 +49,13 @@ def main() -> int:
         {"hashes": count, "kind": kind} | in_a_child(kind, count)
         for count in (10_000, 100_000, 1_000_000)
         if count <= arguments.largest
-        for kind in ("random", "clumps")
+        for kind in ("random", "clumps", "near-flat")
+        if kind != "near-flat" or count <= MOST_FLAT
     ]
     asked = [each["found at 4"] for each in found if "seen" not in each["copy"]]
     unseen = [each["found at 4"] for each in found if each["copy"].startswith("unseen")]
     worst = max(each["false at 4"] for each in found)
-    last = costs[-1]
+    last = next(each for each in reversed(costs) if each["kind"] == "clumps")
     rows = [
         *(
             Row(f"copies found at distance 4, {name}", share, ASKED_FOUND, share / ASKED_FOUND, "share")
@@ -151,9 +154,11 @@ def cost(kind: str, count: int) -> dict:
         for _ in range(12):
             hashes ^= np.uint64(1) << random.integers(0, 64, count, dtype=np.uint64)
     signatures = random.integers(0, 256, (count, 192), np.uint8)
+    if kind == "near-flat":
+        hashes, signatures = near_flat(count, random)
     planted = max(count // 1000, 1)
     hashes[-planted:] = hashes[:planted]
-    for _ in range(4):
+    for _ in range(4 if kind != "near-flat" else 0):
         hashes[-planted:] ^= np.uint64(1) << random.integers(0, 64, planted, dtype=np.uint64)
     signatures[-planted:] = signatures[:planted]
     start = time.perf_counter()
@@ -161,6 +166,20 @@ def cost(kind: str, count: int) -> dict:
     seconds = time.perf_counter() - start
     found = float((groups[-planted:] == groups[:planted]).mean())
     return {"seconds": seconds, "peak_mib": round(peak_mib()), "planted_found": found}
+
+
+def near_flat(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return hashes and signatures of images of one colour with a gradient of a few levels."""
+    down, across = np.mgrid[0:32, 0:32] / 31
+    waves = np.stack([across, down, np.cos(np.pi * across)]).reshape(3, -1)
+    parts = []
+    for start in range(0, count, 10_000):
+        num = min(10_000, count - start)
+        levels = random.integers(0, 256, (num, 1, 3)) + (random.normal(0, 6, (num, 3)) @ waves)[..., None]
+        images = np.clip(np.rint(levels), 0, 255).astype(np.uint8).reshape(num, 32, 32, 3)
+        parts.append((perceptual_hashes(images), color_signatures(images)))
+    hashes, signatures = zip(*parts, strict=True)
+    return np.concatenate(hashes), np.concatenate(signatures)
 
 
 def _print_tables(found: list[dict], costs: list[dict]) -> None:
@@ -171,7 +190,7 @@ def _print_tables(found: list[dict], costs: list[dict]) -> None:
         print(each["copy"].ljust(34), *(share.rjust(11) for share in shares))
     for each in costs:
         print(
-            f"{each['hashes']:>9} hashes, {each['kind']:<7} {each['seconds']:8.2f} s "
+            f"{each['hashes']:>9} hashes, {each['kind']:<9} {each['seconds']:8.2f} s "
             f"{1e6 * each['seconds'] / each['hashes']:6.2f} us each, peak {each['peak_mib']} MiB, "
             f"planted found {each['planted_found']:.4f}"
         )

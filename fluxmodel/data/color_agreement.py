@@ -15,6 +15,14 @@ MAX_GAIN = 1.6
 _CLIPPED_FROM = 230  # a brighter cell may hold clipped pixels, so it says nothing about the gain
 _COARSE_STEP = 17  # a dozen colours spread over the grid and the channels settle most pairs
 _AT_ONCE = 1 << 14
+_LEVELS = np.arange(256)
+_BOUNDS = np.stack(
+    [
+        np.maximum(_LEVELS - MAX_DIFFERENCE_AFTER_GAIN, 0),
+        np.minimum(np.ceil(MAX_GAIN * _LEVELS) + MAX_DIFFERENCE_AFTER_GAIN, 255),
+    ]
+).astype(np.uint8)
+"""Of a level of the darker image, the lowest and highest the brighter one may have."""
 
 
 def colors_alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -27,11 +35,25 @@ def colors_alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    alike = _largest_difference(first[:, ::_COARSE_STEP], second[:, ::_COARSE_STEP]) <= MAX_DIFFERENCE
-    alike[alike] = _largest_difference(first[alike], second[alike]) <= MAX_DIFFERENCE
-    rest = np.flatnonzero(~alike)
-    alike[rest] = _alike_after_gain(first[rest], second[rest])
+    some, others = first[:, ::_COARSE_STEP], second[:, ::_COARSE_STEP]
+    may_agree = np.flatnonzero(_may_agree(some, others) | _may_agree(others, some))
+    first, second = first[may_agree], second[may_agree]
+    found = _largest_difference(first, second) <= MAX_DIFFERENCE
+    rest = np.flatnonzero(~found)
+    found[rest] = _alike_after_gain(first[rest], second[rest])
+    alike = np.zeros(len(some), bool)
+    alike[may_agree] = found
     return alike
+
+
+def _may_agree(darker: np.ndarray, brighter: np.ndarray) -> np.ndarray:
+    """Return where no colour looked at forbids that a gain of 1 to `MAX_GAIN` makes the one the other, bool [n].
+
+    |min(255, g a) - b| <= d and a <= min(255, g a) <= 1.6 a give a - d <= b <= 1.6 a + d, for every g; d is the larger
+    of the two differences allowed, so that equality as it is passes too.
+    """
+    low, high = _BOUNDS[:, darker]
+    return ((brighter >= low) & (brighter <= high)).all(axis=1)
 
 
 def _alike_after_gain(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -205,3 +205,25 @@ def test_colours_agree_in_either_order(seed):
     second = second.astype(np.uint8)
     assert np.array_equal(colors_alike(first, second), colors_alike(second, first))
     assert colors_alike(first, first).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40))
+def test_colours_agree_exactly_where_the_definition_says_so(seed, spread):
+    """Pair by pair, with nothing left out beforehand."""
+    random = np.random.default_rng(seed)
+    first = np.clip(random.integers(0, 256, (60, 1)) + random.normal(0, spread, (60, 192)), 0, 255).astype(
+        np.uint8
+    )
+    gains = random.choice([1, 1.05, 1.3, 1.6, 1.65], (60, 1))
+    second = np.clip(first * gains + random.integers(-spread, spread + 1, (60, 192)), 0, 255).astype(np.uint8)
+    assert colors_alike(first, second).tolist() == [defined(a, b) for a, b in zip(first, second, strict=True)]
+
+
+def defined(one: np.ndarray, other: np.ndarray) -> bool:
+    darker, brighter = sorted((one.astype(np.float32), other.astype(np.float32)), key=lambda each: each.sum())
+    counted = np.where(brighter < 230, darker, 0)
+    gain = (counted * brighter).sum() / max((counted * counted).sum(), 1)
+    gain = 1 if darker.sum() == brighter.sum() else np.clip(gain, 1, 1.6)
+    after = np.abs(np.minimum(darker * gain, 255) - brighter).max()
+    return bool(np.abs(darker - brighter).max() <= 24 or after <= 28)
