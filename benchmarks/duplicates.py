@@ -173,8 +173,8 @@ def near_flat(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.n
     down, across = np.mgrid[0:32, 0:32] / 31
     waves = np.stack([across, down, np.cos(np.pi * across)]).reshape(3, -1)
     parts = []
-    for start in range(0, count, 10_000):
-        num = min(10_000, count - start)
+    for start in range(0, count, 1000):
+        num = min(1000, count - start)
         levels = random.integers(0, 256, (num, 1, 3)) + (random.normal(0, 6, (num, 3)) @ waves)[..., None]
         images = np.clip(np.rint(levels), 0, 255).astype(np.uint8).reshape(num, 32, 32, 3)
         parts.append((perceptual_hashes(images), color_signatures(images)))
