@@ -5,7 +5,7 @@ what has pixels; `decide` looks at the table of measurements alone; the second w
 Always seen = kept + dropped, every drop has one reason, and a bad file never ends the run.
 
 The tables are streamed; in memory stays for each item its row of `DECIDING_COLUMNS` and its id, with the search for
-duplicates about 2.5 KB an item (peak 212 MB at 10 000 images, 287 MB at 40 000).
+duplicates about 1 KB an item (peak 238 MiB at 10 000 images, 324 MiB at 100 000; `benchmarks.curation --memory`).
 """
 
 from __future__ import annotations

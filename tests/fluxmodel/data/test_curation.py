@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fluxmodel.data.records import Caption, RawSample, UnreadableFile
 from fluxmodel.data.sources import open_source
 from fluxmodel.errors import ArtifactError, InputError, StageError
 from tests.fluxmodel.data.pictures import Listed, encoded, flipped, picture, png_declaring
+from tests.kit import ROOT
 
 RULES = CurationRules()
 SCENES = "procedural:shapes?level=demo&n=120&seed=1"
@@ -391,3 +393,37 @@ def test_a_record_is_never_half_written(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         curate(SCENES, RULES, output)
     assert not (output / "curation.json").exists()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from fluxmodel.data.curation import CurationRules, curate
+
+folder, output, cache = map(Path, sys.argv[1:])
+curate(str(folder), CurationRules(), output, lambda done, *_: print(done, flush=True), cache)
+"""
+
+
+def test_killed_in_the_middle_it_decodes_nothing_again_that_it_kept_and_ends_as_if_undisturbed(tmp_path):
+    """kill -9 leaves no more than what was not flushed yet; no byte of the dataset tells of it."""
+    folder, cache, changes = tmp_path / "in", tmp_path / "cache", tmp_path / "changes.json"
+    outputs = [tmp_path / name for name in ("killed", "after", "undisturbed")]
+    for each in (folder, *outputs):
+        each.mkdir()
+    for seed in range(1600):
+        (folder / f"{seed:04}.png").write_bytes(encoded(picture(seed, 24, 16)))
+        (folder / f"{seed:04}.txt").write_text(f"picture {seed}")
+    command = [sys.executable, "-c", CHILD, str(folder), str(outputs[0]), str(cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdout is not None
+        while int(child.stdout.readline()) < 1280:
+            pass
+        child.kill()
+    assert not (outputs[0] / "curation.json").exists()
+    curate(str(folder), CurationRules(), outputs[1], cache=cache, changes=changes)
+    num_decoded = int(json.loads(changes.read_text())["sentence"].split()[0])
+    assert 0 < num_decoded <= 1600 - 1024
+    curate(str(folder), CurationRules(), outputs[2])
+    for path in sorted(outputs[2].iterdir()):
+        assert path.read_bytes() == (outputs[1] / path.name).read_bytes(), path.name
