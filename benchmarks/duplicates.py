@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from benchmarks.measure import Row, peak_mib, publish, show
-from fluxmodel.data.dedup import near_groups
+from fluxmodel.data.dedup import near_groups, similar_groups
 from fluxmodel.data.perceptual_hash import color_signatures, perceptual_hashes, thumbnail
 
 DISTANCES = (4, 6, 8)
 ASKED_FOUND, ASKED_FALSE = 0.93, 1e-4
-MOST_FLAT = 100_000
+MOST_SLOW = 100_000
 EXAMPLE = Path(__file__).parents[1] / "examples" / "emoji_folder.py"
 Copy = Callable[[Image.Image], Image.Image]
 
@@ -42,15 +42,16 @@ def main() -> int:
     parser.add_argument("--one", nargs=2, metavar=("KIND", "N"), help="measure one size in this process")
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(cost(arguments.one[0], int(arguments.one[1]))))
+        kind, count = arguments.one[0], int(arguments.one[1])
+        print(json.dumps(cost_of_vectors(kind, count) if "vectors" in kind else cost(kind, count)))
         return 0
     found = recall(arguments.side)
     costs = [
         {"hashes": count, "kind": kind} | in_a_child(kind, count)
         for count in (10_000, 100_000, 1_000_000)
         if count <= arguments.largest
-        for kind in ("random", "clumps", "near-flat")
-        if kind != "near-flat" or count <= MOST_FLAT
+        for kind in ("random", "clumps", "near-flat", "vectors", "even vectors")
+        if kind in ("random", "clumps") or count <= MOST_SLOW
     ]
     asked = [each["found at 4"] for each in found if "seen" not in each["copy"]]
     unseen = [each["found at 4"] for each in found if each["copy"].startswith("unseen")]
@@ -168,6 +169,22 @@ def cost(kind: str, count: int) -> dict:
     return {"seconds": seconds, "peak_mib": round(peak_mib()), "planted_found": found}
 
 
+def cost_of_vectors(kind: str, count: int) -> dict:
+    """Time `similar_groups` on 512 numbers each: `vectors` spread ever less, `even vectors` alike in all directions."""
+    random = np.random.default_rng(0)
+    spread = np.ones(512) if kind == "even vectors" else (1 + np.arange(512)) ** -0.5
+    rows = random.normal(size=(count, 512)).astype(np.float32) * spread.astype(np.float32)
+    planted = max(count // 1000, 1)
+    rows[-planted:] = rows[:planted]
+    rows += random.normal(0, 0.05, rows.shape).astype(np.float32) * spread.astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    start = time.perf_counter()
+    groups = similar_groups(rows.astype(np.float16), 0.95)
+    seconds = time.perf_counter() - start
+    found = float((groups[-planted:] == groups[:planted]).mean())
+    return {"seconds": seconds, "peak_mib": round(peak_mib()), "planted_found": found}
+
+
 def near_flat(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return hashes and signatures of images of one colour with a gradient of a few levels."""
     down, across = np.mgrid[0:32, 0:32] / 31
@@ -190,7 +207,7 @@ def _print_tables(found: list[dict], costs: list[dict]) -> None:
         print(each["copy"].ljust(34), *(share.rjust(11) for share in shares))
     for each in costs:
         print(
-            f"{each['hashes']:>9} hashes, {each['kind']:<9} {each['seconds']:8.2f} s "
+            f"{each['hashes']:>9} hashes, {each['kind']:<12} {each['seconds']:8.2f} s "
             f"{1e6 * each['seconds'] / each['hashes']:6.2f} us each, peak {each['peak_mib']} MiB, "
             f"planted found {each['planted_found']:.4f}"
         )

@@ -47,8 +47,8 @@ class PipelineConfig(BaseModel):
     )
     models: dict[str, str] = Field(
         default={},
-        description="Directories of models that score images for the rules: agreement (a CLIP), aesthetic, safety, "
-        "watermark (image classifiers), as --models.safety DIR or DIR?label=NAME.",
+        description="Directories of models that score images for the rules: agreement and embedding (a CLIP), "
+        "aesthetic, safety, watermark (image classifiers), as --models.safety DIR or DIR?label=NAME.",
     )
     seed: Seed = Field(default=0, description="Seed of the base model's training.")
     name: ModelName = Field(default="", description="Name of the registered model; default fluxline-PRESET.")

@@ -131,7 +131,7 @@ def _curate(
     from fluxmodel.data.curation_sections import Curated
     from fluxmodel.data.decisions import all_drawn, decide, partly_applied, skipped_rules
     from fluxmodel.data.diversity import measure_diversity
-    from fluxmodel.data.measurements import DECIDING_COLUMNS, WORDS, first_captions, read_measurements
+    from fluxmodel.data.measurements import DECIDING_COLUMNS, first_captions, read_measurements
     from fluxmodel.data.spool import Spool
     from fluxmodel.data.thresholds import THRESHOLDS
 
@@ -139,8 +139,7 @@ def _curate(
     try:
         _measure(source, rules, output, spool, tally, progress, cache, changes)
         scored = _score(models, spool, rules, output, cache, progress)
-        words = () if rules.max_images_a_word is None else (WORDS,)
-        measurements = read_measurements(output, (*DECIDING_COLUMNS, *words))
+        measurements = read_measurements(output, (*DECIDING_COLUMNS, *_asked_for(rules)))
         skipped = skipped_rules(rules, all_drawn(measurements), scored)
         decisions = decide(measurements, rules, skipped)
         _note_dropped(output, measurements, decisions, rules, tally)
@@ -190,6 +189,14 @@ def _measure(
                 ledger.abandon()
     if changes is not None and found is not None:
         found.write(changes)
+
+
+def _asked_for(rules: CurationRules) -> list[str]:
+    """Return the larger columns that a rule looks at; they are not read without it."""
+    from fluxmodel.data.measurements import EMBEDDING, WORDS
+
+    larger = {WORDS: rules.max_images_a_word, EMBEDDING: rules.max_similarity}
+    return [name for name, limit in larger.items() if limit is not None]
 
 
 def _score(

@@ -27,6 +27,7 @@ FACTORS = (0.8, 0.9, 1.1, 1.2)
 # They compare an image with others: no column of one image says what they do.
 _TOGETHER = (
     ("near_duplicate", "near_duplicate_distance", "bits", "max"),
+    ("embedding_duplicate", "max_similarity", "cosine", "max"),
     ("balance", "max_images_a_word", "images", "max"),
 )
 

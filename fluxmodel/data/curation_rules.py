@@ -62,6 +62,12 @@ class CurationRules(BaseModel):
         description="Perceptual hashes this close or closer are near duplicates, bits of 64; null turns it off "
         "(always off for procedural scenes: two that differ in one object are neighbours by hash).",
     )
+    max_similarity: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Images whose embeddings agree more than this are duplicates, cosine; null turns it off.",
+    )
     max_images_a_word: int | None = Field(
         default=None,
         ge=1,

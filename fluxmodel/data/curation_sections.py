@@ -223,5 +223,6 @@ def _why_duplicate(decisions: Decisions, row: int) -> str:
     for rule in decisions.rules:
         if "duplicate" in rule and decisions.passed[rule][row] == 0:
             value = float(decisions.values[rule][row]) if rule in decisions.values else float("nan")
-            return plain(rule) + ("" if value != value else f", {number_words(value)} bits")
+            unit = "cosine" if rule == "embedding_duplicate" else "bits"
+            return plain(rule) + ("" if value != value else f", {number_words(value)} {unit}")
     return ""

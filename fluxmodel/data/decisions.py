@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluxmodel.data.curation_rules import CurationRules
-from fluxmodel.data.dedup import exact_groups, near_groups, survivors
+from fluxmodel.data.dedup import exact_groups, near_groups, similar_groups, survivors
 from fluxmodel.data.measurements import (
+    EMBEDDING,
     MODEL_COLUMNS,
     SIGNATURE_BYTES,
     WORDS,
@@ -37,11 +38,12 @@ _COMPARED = {each.rule: each for each in THRESHOLDS if each.rule != "caption"}
 _BEFORE_CAPTIONS = [rule for rule, each in _COMPARED.items() if each.column not in MODEL_COLUMNS]
 _AFTER_CAPTIONS = [rule for rule, each in _COMPARED.items() if each.column in MODEL_COLUMNS]
 IMAGE_RULES = ("readable", "decodable", *_BEFORE_CAPTIONS, "caption", *_AFTER_CAPTIONS)
-DUPLICATE_RULES = ("exact_duplicate", "near_duplicate")
+DUPLICATE_RULES = ("exact_duplicate", "near_duplicate", "embedding_duplicate")
 BALANCE = "balance"
 _DUPLICATE_REASONS = {
     "exact_duplicate": Reason.EXACT_DUPLICATE,
     "near_duplicate": Reason.NEAR_DUPLICATE,
+    "embedding_duplicate": Reason.EMBEDDING_DUPLICATE,
 }
 _DIGESTS_AT_ONCE = 4096
 
@@ -90,6 +92,12 @@ def skipped_rules(rules: CurationRules, is_procedural: bool, models: Collection[
         skipped["near_duplicate"] = "switched off by the rule near_duplicate_distance"
     elif is_procedural:
         skipped["near_duplicate"] = _PROCEDURAL_SKIP
+    if rules.max_similarity is None:
+        skipped["embedding_duplicate"] = "switched off by the rule max_similarity"
+    elif EMBEDDING not in models:
+        skipped["embedding_duplicate"] = "there is no model that gives an embedding"
+    elif is_procedural:
+        skipped["embedding_duplicate"] = _PROCEDURAL_SKIP.replace("perceptual hash", "embedding")
     if rules.max_images_a_word is None:
         skipped[BALANCE] = "switched off by the rule max_images_a_word"
     return skipped
@@ -128,6 +136,12 @@ def decide(measurements: pa.Table, rules: CurationRules, skip: Collection[str] =
         near, bits = _near_survivors(measurements, unique, rules.near_duplicate_distance)
         passed["near_duplicate"], values["near_duplicate"] = _verdict(near, unique), bits
         survivor = near[exact]
+    if "embedding_duplicate" not in skip and rules.max_similarity is not None:
+        unique = candidates & (survivor == np.arange(len(survivor))) & ~_drawn(measurements)
+        similar, cosine = _similar_survivors(measurements, unique, rules.max_similarity)
+        unique &= measurements[EMBEDDING].is_valid().to_numpy()
+        passed["embedding_duplicate"], values["embedding_duplicate"] = _verdict(similar, unique), cosine
+        survivor = similar[survivor]
     kept = candidates & np.all([passed[rule] != 0 for rule in DUPLICATE_RULES if rule in passed], axis=0)
     if BALANCE not in skip and rules.max_images_a_word is not None:
         passed[BALANCE], values[BALANCE] = _balanced(measurements, kept, rules)
@@ -283,6 +297,24 @@ def draws(digests: pa.ChunkedArray, key: str) -> np.ndarray:
     """Return a number in [0, 1) for each digest of pixels, float64 [n]: a function of it and the key."""
     hashed = (hashlib.sha256(key.encode() + bytes.fromhex(each.as_py())).digest() for each in digests)
     return np.fromiter((int.from_bytes(each[:8], "big") / 2**64 for each in hashed), np.float64, len(digests))
+
+
+def _similar_survivors(measurements: pa.Table, unique: np.ndarray, cosine: float):
+    """Return the survivor of each image, int64 [n], and its cosine with it where it is another."""
+    column = measurements[EMBEDDING]
+    chosen = np.flatnonzero(unique & column.is_valid().to_numpy())
+    survivor, found = np.arange(len(unique)), np.full(len(unique), np.nan)
+    if not len(chosen):
+        return survivor, found
+    vectors = np.frombuffer(b"".join(column.take(chosen).to_pylist()), np.float16).reshape(len(chosen), -1)
+    own = survivors(similar_groups(vectors, cosine), _areas(measurements, chosen), _ids(measurements, chosen))
+    survivor[chosen] = chosen[own]
+    others = np.flatnonzero(own != np.arange(len(own)))
+    found[chosen[others]] = [
+        float(a.astype(np.float32) @ b.astype(np.float32))
+        for a, b in zip(vectors[others], vectors[own[others]], strict=True)
+    ]
+    return survivor, found
 
 
 def _drawn(measurements: pa.Table) -> np.ndarray:

@@ -19,6 +19,9 @@ _ROWS_AT_ONCE = 1 << 14  # signatures in memory at once: 3 MB
 _LONG_RUN = 1 << 9  # hashes that agree on a key; more are cut again
 _MAX_BANDS_A_KEY = 3
 _MAX_CUTS = 3
+_VECTORS_AT_ONCE, _NUM_DIRECTIONS = 512, 32
+_MANY = 0.005  # of the pairs of a block: one by one they would take longer than a product of whole vectors
+_ROUNDING = 1e-4  # of a squared distance in float32
 # Different images of one hash, such as flat ones: so many are compared each with each; more, with so many leaders.
 CROWD, _LEADERS = 512, 64
 
@@ -145,6 +148,44 @@ def _products(
         row, column = np.divmod(number, np.repeat(num_second[begin:stop], sizes))
         yield np.repeat(first[begin:stop], sizes) + row, np.repeat(second[begin:stop], sizes) + column
         begin = stop
+
+
+def similar_groups(vectors: np.ndarray, cosine: float) -> np.ndarray:
+    """Return for each of n images the smallest index of its group: joined are pairs that agree more than `cosine`.
+
+    All pairs are compared, most of them by a few directions alone, those of the largest spread: they bound the distance
+    from below, so no pair is missed. Where they tell little apart, whole vectors are compared at once.
+
+    Args:
+        vectors: float [n, d] of length 1.
+        cosine: that a pair has to exceed.
+    """
+    parent = np.arange(len(vectors))
+    if not len(vectors):
+        return parent
+    rows = vectors.astype(np.float32)
+    few = rows @ _directions(rows)
+    lengths, ones = (few**2).sum(1, keepdims=True), np.ones((len(few), 1), np.float32)
+    one_side, other_side = np.hstack([-2 * few, lengths, ones]), np.hstack([few, ones, lengths])
+    for start in range(0, len(rows), _VECTORS_AT_ONCE):
+        here = slice(start, start + _VECTORS_AT_ONCE)
+        near = one_side[here] @ other_side[start:].T <= 2 - 2 * cosine + _ROUNDING  # |x|^2 - 2 x y + |y|^2
+        if near.mean() > _MANY:
+            near = rows[here] @ rows[start:].T > cosine - _ROUNDING
+        left, right = np.nonzero(near)
+        left, right = left[left < right] + start, right[left < right] + start
+        for part in range(0, len(left), _PAIRS_AT_ONCE):
+            one, other = left[part : part + _PAIRS_AT_ONCE], right[part : part + _PAIRS_AT_ONCE]
+            alike = (rows[one] * rows[other]).sum(1) > cosine
+            _unite(parent, one[alike], other[alike])
+    return _roots(parent, np.arange(len(parent)))
+
+
+def _directions(rows: np.ndarray) -> np.ndarray:
+    """Return the directions in which rows spread most, orthonormal, float32 [d, at most 32]."""
+    sample = rows[:: max(1, len(rows) // 4096)].astype(np.float64)
+    spread = sample - sample.mean(axis=0)
+    return np.linalg.eigh(spread.T @ spread)[1][:, ::-1][:, :_NUM_DIRECTIONS].astype(np.float32)
 
 
 def survivors(groups: np.ndarray, areas: np.ndarray, ids: np.ndarray) -> np.ndarray:

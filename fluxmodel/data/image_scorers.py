@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from fluxmodel.data.measurements import EMBEDDING
 from fluxmodel.data.scoring_models import AGREEMENT, ScoringModel
 from fluxmodel.errors import InputError
 
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 class ImageScorer(Protocol):
-    """Something that gives every image a number.
+    """Something that gives every image a number, or a vector.
 
     Attributes:
         reads_captions: whether the number is of image and caption; it is not asked of an image without one.
@@ -36,8 +37,8 @@ class ImageScorer(Protocol):
         """Return what the network sees of an image, uint8 RGB [h, w, 3]."""
         ...
 
-    def score(self, prepared: Sequence[Tensor], captions: Sequence[str]) -> list[float]:
-        """Return the number of each prepared image, at most `BATCH`; raises what the network raises."""
+    def score(self, prepared: Sequence[Tensor], captions: Sequence[str]) -> np.ndarray:
+        """Return the number or the vector of each prepared image, at most `BATCH`; raises what the network raises."""
         ...
 
 
@@ -48,13 +49,14 @@ def open_scorer(model: ScoringModel) -> ImageScorer:
         InputError: its files cannot be read.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return AgreementScorer(model, device) if model.column == AGREEMENT else LabelScorer(model, device)
+    kinds = {AGREEMENT: AgreementScorer, EMBEDDING: EmbeddingScorer}
+    return kinds.get(model.column, LabelScorer)(model, device)
 
 
-class AgreementScorer:
-    """The cosine of image and caption by a CLIP, which sees the middle square as training does."""
+class EmbeddingScorer:
+    """The embedding of an image by a CLIP, of length 1; it sees the middle square as training does."""
 
-    reads_captions = True
+    reads_captions = False
 
     def __init__(self, model: ScoringModel, device: torch.device):
         from fluxmodel.encoders.dual_encoder import DualEncoder
@@ -75,15 +77,27 @@ class AgreementScorer:
         return torch.from_numpy(np.array(square))
 
     @torch.inference_mode()
-    def score(self, prepared: Sequence[Tensor], captions: Sequence[str]) -> list[float]:
-        """Return the cosines."""
+    def score(self, prepared: Sequence[Tensor], captions: Sequence[str]) -> np.ndarray:
+        """Return the embeddings, float32 [n, d]."""
+        return self._seen(prepared)[: len(prepared)].float().cpu().numpy()
+
+    def _seen(self, prepared: Sequence[Tensor]) -> Tensor:
         from fluxmodel.pixels import to_signed
 
-        images = to_signed(torch.stack(_filled_up(prepared)).to(self._device))
+        return self._encoder.image_embeddings(to_signed(torch.stack(_filled_up(prepared)).to(self._device)))
+
+
+class AgreementScorer(EmbeddingScorer):
+    """The cosine of image and caption by a CLIP."""
+
+    reads_captions = True
+
+    @torch.inference_mode()
+    def score(self, prepared: Sequence[Tensor], captions: Sequence[str]) -> np.ndarray:
+        """Return the cosines, float32 [n]."""
         tokens = self._encoder.tokenize(_filled_up(captions))
-        seen = self._encoder.image_embeddings(images)
         read = self._encoder.embed_tokens({name: each.to(self._device) for name, each in tokens.items()})
-        return (seen * read).sum(1)[: len(prepared)].tolist()
+        return (self._seen(prepared) * read).sum(1)[: len(prepared)].float().cpu().numpy()
 
 
 class LabelScorer:
@@ -116,11 +130,11 @@ class LabelScorer:
         return self._processor(images=Image.fromarray(pixels), return_tensors="pt")["pixel_values"][0]
 
     @torch.inference_mode()
-    def score(self, prepared: Sequence[Tensor], captions: Sequence[str]) -> list[float]:
-        """Return the probabilities."""
+    def score(self, prepared: Sequence[Tensor], captions: Sequence[str]) -> np.ndarray:
+        """Return the probabilities, float32 [n]."""
         logits = self._network(pixel_values=torch.stack(_filled_up(prepared)).to(self._device)).logits.float()
         shares = logits.softmax(1) if self._is_exclusive else logits.sigmoid()
-        return shares[: len(prepared), self._places].sum(1).tolist()
+        return shares[: len(prepared), self._places].sum(1).cpu().numpy()
 
 
 def _filled_up(items: Sequence[T]) -> list[T]:

@@ -19,6 +19,7 @@ MEASUREMENTS = "measurements.parquet"
 SIGNATURE_BYTES = 192
 PIXEL_COLUMNS = ("sharpness", "brightness", "contrast", "entropy")
 MODEL_COLUMNS = ("agreement", "aesthetic", "safety", "watermark")
+EMBEDDING = "embedding"
 WORDS = "words"
 DERIVED_COLUMNS = ("shorter_side", "aspect", "caption_words")
 # What a decision needs, about 0.4 KB an image; the texts of captions and refusals stay on the disk.
@@ -50,7 +51,7 @@ def measurement_schema() -> pa.Schema:
     `fluxmodel.data.image_measures`; `colors` is the colour signature beside the perceptual hash;
     `caption_words` and `caption_refusals` go with `captions`: words of each text, and why it is no text. `has_scene` is
     true of a drawn scene whose ground truth is known. `words` are those of the first caption that is text, each once,
-    as numbers of `fluxmodel.data.diversity`.
+    as numbers of `fluxmodel.data.diversity`. `embedding` is that of the image by a CLIP, float16 of length 1.
     """
     import pyarrow as pa
 
@@ -73,6 +74,7 @@ def measurement_schema() -> pa.Schema:
             ("has_scene", pa.bool_()),
             (WORDS, pa.list_(pa.uint32())),
             *[(name, pa.float32()) for name in MODEL_COLUMNS],
+            (EMBEDDING, pa.binary()),
         ]
     )
 

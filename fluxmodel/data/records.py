@@ -47,6 +47,7 @@ class Reason(StrEnum):
     WATERMARK = "watermark"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
+    EMBEDDING_DUPLICATE = "embedding_duplicate"
     OVER_REPRESENTED = "over_represented"
     BAD_CAPTION_FILE = "bad_caption_file"
     BAD_METADATA_ROW = "bad_metadata_row"
@@ -88,6 +89,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.UNSAFE: "The probability of being safe is below the rule min_safety.",
     Reason.NOT_SCORED: "A model whose score a rule asks for could not look at the image; curation.json says why.",
     Reason.WATERMARK: "The probability of a watermark is above the rule max_watermark.",
+    Reason.EMBEDDING_DUPLICATE: "Another kept image shows the same, by the embeddings of a model.",
     Reason.OVER_REPRESENTED: "Its caption has common words alone; by the rule max_images_a_word others stand for them.",
     Reason.EXACT_DUPLICATE: "Another kept image has the same pixels.",
     Reason.NEAR_DUPLICATE: "Another kept image looks the same (a resized or recompressed copy).",

@@ -12,10 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fluxmodel.data.measurements import MODEL_COLUMNS
+from fluxmodel.data.measurements import EMBEDDING, MODEL_COLUMNS
 from fluxmodel.errors import InputError
 
 AGREEMENT = "agreement"
+MEASURES = (*MODEL_COLUMNS, EMBEDDING)
+_OF_CLIP = (AGREEMENT, EMBEDDING)
 # Labels of published two-class models that mean what a column measures; of more classes the user says which.
 _LABELS = {
     "aesthetic": ("aesthetic", "good", "high_quality"),
@@ -25,15 +27,15 @@ _LABELS = {
 
 
 class ScoringModel(BaseModel):
-    """A model that gives every image one number.
+    """A model that gives every image one number, or a vector.
 
-    `agreement` is the cosine of image and first caption by a CLIP; the others are the probability of some labels of an
-    image classifier.
+    `agreement` is the cosine of image and first caption by a CLIP, `embedding` a CLIP's of the image; the others are
+    the probability of some labels of an image classifier.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    column: str = Field(description="Measure it fills: agreement, aesthetic, safety or watermark.")
+    column: str = Field(description="Measure it fills: agreement, aesthetic, safety, watermark or embedding.")
     directory: str = Field(description="Where it lies, in transformers' layout.")
     labels: tuple[str, ...] = Field(
         default=(), description="Labels of a classifier whose probabilities are added."
@@ -63,12 +65,12 @@ def identify_models(given: Mapping[str, str]) -> ScoringModels | None:
     Raises:
         InputError: there is no such measure, the directory holds no such model, or it does not say which label counts.
     """
-    unknown = [name for name in given if name not in MODEL_COLUMNS]
+    unknown = [name for name in given if name not in MEASURES]
     if unknown:
         raise InputError(
-            f"models.{unknown[0]} is no measure that a model makes; there are {', '.join(MODEL_COLUMNS)}."
+            f"models.{unknown[0]} is no measure that a model makes; there are {', '.join(MEASURES)}."
         )
-    found = [_identify(column, given[column]) for column in MODEL_COLUMNS if given.get(column)]
+    found = [_identify(column, given[column]) for column in MEASURES if given.get(column)]
     return ScoringModels(models=tuple(found)) if found else None
 
 
@@ -79,8 +81,8 @@ def _identify(column: str, text: str) -> ScoringModel:
     directory = Path(place).expanduser().absolute()
     config = _config(column, directory)
     labels = tuple(name.strip() for name in query.split(",") if name.strip())
-    if column == AGREEMENT:
-        _require_clip(directory, config, labels)
+    if column in _OF_CLIP:
+        _require_clip(column, directory, config, labels)
     else:
         labels = _labels(column, place, config, labels)
     return ScoringModel(
@@ -104,14 +106,14 @@ def _config(column: str, directory: Path) -> dict[str, Any]:
     return config
 
 
-def _require_clip(directory: Path, config: Mapping[str, Any], labels: tuple[str, ...]) -> None:
+def _require_clip(column: str, directory: Path, config: Mapping[str, Any], labels: tuple[str, ...]) -> None:
     if config.get("model_type") != "clip":
         raise InputError(
-            f"models.agreement is {directory}: this is a model of type {config.get('model_type')!r}; name a CLIP "
+            f"models.{column} is {directory}: this is a model of type {config.get('model_type')!r}; name a CLIP "
             "(model_type clip) in transformers' layout."
         )
     if labels:
-        raise InputError("models.agreement has a label, but a CLIP has none; leave ?label= out.")
+        raise InputError(f"models.{column} has a label, but a CLIP has none; leave ?label= out.")
 
 
 def _labels(column: str, place: str, config: Mapping[str, Any], asked: tuple[str, ...]) -> tuple[str, ...]:

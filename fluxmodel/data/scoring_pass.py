@@ -7,19 +7,18 @@ again, nor decoded for it. An image that a model cannot score has no number and 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluxmodel.data.measurements import MEASUREMENTS, measurement_schema
+from fluxmodel.data.measurements import EMBEDDING, MEASUREMENTS, measurement_schema
 from fluxmodel.data.scoring_models import ScoringModel
 from fluxmodel.errors import StageError
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from fluxmodel.data.spool import Spool
 
 Progress = Callable[[int, int, str], None]
-_SCORE = struct.Struct("<f")
 _MAX_FAILED_SHARE, _MAY_ALWAYS_FAIL = 0.01, 1
 
 
@@ -81,15 +79,17 @@ def score_images(
     """
     with ExitStack() as stack:
         passes = [stack.enter_context(_ModelPass(model, cache)) for model in models]
-        values = {each.model.column: [] for each in passes}
+        columns = {
+            each.model.column: stack.enter_context(_Column(output, each.model.column)) for each in passes
+        }
         total = spool.num_images
         for start, batch in spool.batches():
             images = _Images(batch, max_pixels)
             for each in passes:
-                values[each.model.column].append(each.run(images))
+                columns[each.model.column].add(each.run(images))
             if progress:
                 progress(min(start + batch.num_rows, total), total, "scored")
-    _fill(output / MEASUREMENTS, {name: np.concatenate(found) for name, found in values.items() if found})
+        _fill(output / MEASUREMENTS, columns)
     return {each.model.column: asdict(each.done) for each in passes}
 
 
@@ -138,9 +138,9 @@ class _ModelPass:
     def _reads_captions(self) -> bool:
         return self.model.column == "agreement"
 
-    def run(self, images: _Images) -> np.ndarray:
-        """Return the score of each image, float32 [n], nan where there is none."""
-        found = np.full(len(images), np.nan, np.float32)
+    def run(self, images: _Images) -> list[bytes | None]:
+        """Return the score of each image as the column holds it, None where there is none."""
+        found: list[bytes | None] = [None] * len(images)
         waiting = []
         for place in range(len(images)):
             if self._reads_captions and not images.captions[place]:
@@ -156,11 +156,11 @@ class _ModelPass:
             self._score(images, waiting[start : start + BATCH], found)
         if self._cache is not None and waiting:
             self._cache.flush()
-        self.done.scored += int(np.isfinite(found).sum())
+        self.done.scored += len(found) - found.count(None)
         self._require_few_failures(len(images))
         return found
 
-    def _score(self, images: _Images, places: Sequence[int], found: np.ndarray) -> None:
+    def _score(self, images: _Images, places: Sequence[int], found: list[bytes | None]) -> None:
         """Score some images; where that fails its halves, down to the image whose own failure it is."""
         from fluxmodel.errors import InputError
 
@@ -179,14 +179,14 @@ class _ModelPass:
             self._score(images, places[half:], found)
             return
         for place, score in zip(places, scores, strict=True):
-            if not math.isfinite(score):
+            if not np.isfinite(score).all():
                 raise StageError(
                     f"models.{self.model.column} gives image {images.ids[place]!r} the score {score}; "
                     "use another model."
                 )
-            found[place] = score
+            found[place] = value = np.asarray(score, _type_of(self.model.column)).tobytes()
             if self._cache is not None:
-                self._cache.put(self._key(images, place), _SCORE.pack(score))
+                self._cache.put(self._key(images, place), value)
 
     def _note_failure(self, name: str, error: Exception) -> None:
         self.done.failed += 1
@@ -205,9 +205,8 @@ class _ModelPass:
         caption = images.captions[place] if self._reads_captions else ""
         return hashlib.sha256(f"{images.digests[place]}\0{caption}".encode()).hexdigest()
 
-    def _kept(self, key: str) -> float | None:
-        value = None if self._cache is None else self._cache.get(key)
-        return _SCORE.unpack(value)[0] if value is not None and len(value) == _SCORE.size else None
+    def _kept(self, key: str) -> bytes | None:
+        return None if self._cache is None else self._cache.get(key)
 
 
 def _open_cache(model: ScoringModel, cache: str | Path) -> ContentCache:
@@ -234,22 +233,68 @@ def _first_text(captions: Sequence[dict[str, str]] | None) -> str:
     return next((each["text"] for each in captions or () if each["text"]), "")
 
 
-def _fill(path: Path, values: dict[str, np.ndarray]) -> None:
+class _Column:
+    """The values of one column for all images, on the disk until they are written: vectors take a KB each."""
+
+    def __init__(self, folder: Path, name: str):
+        self._path, self._name = folder / f".{name}.values", name
+        self._file = self._path.open("w+b")
+        self._sizes: list[np.ndarray] = []
+        self._next = 0
+
+    def __enter__(self) -> _Column:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def add(self, values: Sequence[bytes | None]) -> None:
+        """Append the values of some images."""
+        self._sizes.append(np.array([-1 if value is None else len(value) for value in values], np.int32))
+        self._file.write(b"".join(value for value in values if value is not None))
+
+    def rewind(self) -> None:
+        """Begin to give back."""
+        self._sizes = [np.concatenate(self._sizes)] if self._sizes else [np.empty(0, np.int32)]
+        self._file.seek(0)
+
+    def take(self, has_pixels: np.ndarray) -> pa.Array:
+        """Return the next rows of the table, null where there is no value."""
+        import pyarrow as pa
+
+        sizes = np.full(len(has_pixels), -1, np.int32)
+        num = int(has_pixels.sum())
+        sizes[has_pixels] = self._sizes[0][self._next : self._next + num]
+        self._next += num
+        has_value = sizes >= 0
+        ends = np.concatenate([[0], np.cumsum(np.where(has_value, sizes, 0))])
+        data = self._file.read(int(ends[-1]))
+        if self._name == EMBEDDING:
+            pieces = [data[start:end] for start, end in pairwise(ends)]
+            return pa.array(pieces, pa.binary(), mask=~has_value)
+        column = np.zeros(len(sizes), np.float32)
+        column[has_value] = np.frombuffer(data, np.float32)
+        return pa.array(column, mask=~has_value)
+
+
+def _type_of(column: str) -> type[np.floating]:
+    return np.float16 if column == EMBEDDING else np.float32
+
+
+def _fill(path: Path, columns: dict[str, _Column]) -> None:
     """Write the columns, one row group at a time; the file is replaced when it is whole."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema, start, whole = measurement_schema(), 0, path.with_suffix(".scored")
+    schema, whole = measurement_schema(), path.with_suffix(".scored")
+    for column in columns.values():
+        column.rewind()
     with pq.ParquetFile(path) as file, pq.ParquetWriter(whole, schema, compression="zstd") as writer:
         for number in range(file.num_row_groups):
             table = file.read_row_group(number)
             has_pixels = table["refusal"].is_null().to_numpy()
-            end = start + int(has_pixels.sum())
-            for name, scores in values.items():
-                column = np.full(table.num_rows, np.nan, np.float32)
-                column[has_pixels] = scores[start:end]
+            for name, column in columns.items():
                 place = schema.get_field_index(name)
-                table = table.set_column(place, schema.field(name), pa.array(column, mask=np.isnan(column)))
+                table = table.set_column(place, schema.field(name), column.take(has_pixels))
             writer.write_table(table)
-            start = end
     os.replace(whole, path)

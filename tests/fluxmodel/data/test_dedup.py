@@ -9,7 +9,7 @@ from PIL import Image
 from fluxmodel.data import dedup
 from fluxmodel.data.color_agreement import colors_alike
 from fluxmodel.data.decode import decode
-from fluxmodel.data.dedup import exact_groups, near_groups, pairs_within, survivors
+from fluxmodel.data.dedup import exact_groups, near_groups, pairs_within, similar_groups, survivors
 from fluxmodel.data.perceptual_hash import color_signatures, perceptual_hashes, thumbnail
 from tests.fluxmodel.data.pictures import encoded, picture
 
@@ -227,3 +227,26 @@ def defined(one: np.ndarray, other: np.ndarray) -> bool:
     gain = 1 if darker.sum() == brighter.sum() else np.clip(gain, 1, 1.6)
     after = np.abs(np.minimum(darker * gain, 255) - brighter).max()
     return bool(np.abs(darker - brighter).max() <= 24 or after <= 28)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 80), st.floats(0.5, 0.999))
+def test_similar_groups_are_the_connected_parts_of_the_graph_of_all_pairs_of_vectors(seed, n, d, cosine):
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(max(n // 4, 1), d))
+    vectors = centres[random.integers(0, len(centres), n)] + random.normal(0, 0.2, (n, d))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    pairs = (vectors[:, None] * vectors[None]).sum(2) > cosine
+    parent = list(range(n))
+    for _ in range(n):
+        parent = [min([parent[i], *(parent[j] for j in np.flatnonzero(pairs[i]))]) for i in range(n)]
+    assert similar_groups(vectors, cosine).tolist() == parent
+
+
+def test_more_vectors_than_a_block_are_all_compared():
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(1500, 48))
+    vectors[1000:] = vectors[:500] + random.normal(0, 0.01, (500, 48))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    groups = similar_groups(vectors, 0.95)
+    assert np.array_equal(groups, np.r_[np.arange(1000), np.arange(500)])

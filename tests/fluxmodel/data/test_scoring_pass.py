@@ -90,11 +90,11 @@ def test_labels_that_do_not_exclude_each_other_have_a_sigmoid_and_asked_ones_are
     scorer = open_scorer(models(safety=Path(f"{place}?label=neutral"))[0])
     prepared = [scorer.prepare(picture(3))]
     logits = scorer._network(pixel_values=prepared[0][None]).logits  # type: ignore[attr-defined]
-    assert scorer.score(prepared, [""]) == [pytest.approx(logits.sigmoid()[0, 1].item(), abs=1e-5)]
+    assert scorer.score(prepared, [""]).tolist() == [pytest.approx(logits.sigmoid()[0, 1].item(), abs=1e-5)]
     save_classifier(tmp_path / "one", ("drawing", "neutral", "porn"))
     scorer = open_scorer(models(safety=Path(f"{tmp_path / 'one'}?label=neutral,drawing"))[0])
     shares = scorer._network(pixel_values=prepared[0][None]).logits.softmax(1)  # type: ignore[attr-defined]
-    assert scorer.score(prepared, [""]) == [pytest.approx(shares[0, :2].sum().item(), abs=1e-5)]
+    assert scorer.score(prepared, [""]).tolist() == [pytest.approx(shares[0, :2].sum().item(), abs=1e-5)]
 
 
 @torch.inference_mode()
@@ -109,15 +109,15 @@ def test_agreement_is_the_cosine_of_the_middle_square_and_the_first_caption(clip
         assert found[f"{seed:02}.png"] == pytest.approx((seen * read).sum().item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("column", ["agreement", "safety"])
+@pytest.mark.parametrize("column", ["agreement", "embedding", "safety"])
 def test_a_score_does_not_depend_on_the_images_beside_it(column, clip, safety):
-    scorer = open_scorer(models(**{column: clip if column == "agreement" else safety})[0])
+    scorer = open_scorer(models(**{column: safety if column == "safety" else clip})[0])
     prepared = [scorer.prepare(picture(seed)) for seed in range(BATCH)]
     captions = [f"number {seed}" for seed in range(BATCH)]
     together = scorer.score(prepared, captions)
     for some in ([0], [3, 5, 9], list(range(BATCH - 1))):
         alone = scorer.score([prepared[i] for i in some], [captions[i] for i in some])
-        assert alone == [together[i] for i in some]
+        assert np.array_equal(alone, together[some])
 
 
 def test_a_rule_on_a_score_is_asked_and_its_images_are_dropped(safety, photos, tmp_path):
@@ -208,7 +208,7 @@ class Blind:
         return torch.zeros(1)
 
     def score(self, prepared, captions):
-        return [0.9] * len(prepared)
+        return np.full(len(prepared), 0.9)
 
 
 def test_an_image_that_cannot_be_scored_is_dropped_where_a_rule_asks_and_kept_where_none_does(
@@ -234,7 +234,7 @@ def test_a_model_that_fails_on_many_or_gives_no_number_ends_the_stage(safety, ph
     ):
         run(photos, tmp_path / "many", models(safety=safety))
     blind = Blind([])
-    monkeypatch.setattr(blind, "score", lambda some, _: [float("nan")] * len(some))
+    monkeypatch.setattr(blind, "score", lambda some, _: np.full(len(some), np.nan))
     monkeypatch.setattr(image_scorers, "open_scorer", lambda _: blind)
     with pytest.raises(StageError, match=r"models\.safety gives image '00\.png' the score nan"):
         run(photos, tmp_path / "nan", models(safety=safety))
@@ -262,3 +262,30 @@ def test_a_model_that_cannot_do_it_is_refused_before_the_run(clip, safety, tmp_p
     (three / "model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="transformers cannot read it"):
         open_scorer(models(safety=Path(f"{three}?label=neutral"))[0])
+
+
+def test_images_that_an_embedding_holds_for_the_same_are_dropped_but_one(clip, photos, tmp_path):
+    """As the cosines of all pairs say; what is not alike by any of them stays."""
+    run(photos, tmp_path / "measured", models(embedding=clip), tmp_path / "cache")
+    table = read_measurements(tmp_path / "measured")
+    vectors = {
+        name: np.frombuffer(value, np.float16).astype(np.float32)
+        for name, value in zip(table["id"].to_pylist(), table["embedding"].to_pylist(), strict=True)
+        if value is not None
+    }
+    names = sorted(vectors)
+    assert len(names) == NUM
+    matrix = np.stack([vectors[name] for name in names])
+    assert np.linalg.norm(matrix, axis=1) == pytest.approx(1, abs=2e-3)
+    cosines = np.sort((matrix @ matrix.T)[np.triu_indices(NUM, 1)])
+    limit = float((cosines[-6] + cosines[-5]) / 2)  # five pairs are alike
+    report = run(photos, tmp_path / "ruled", models(embedding=clip), tmp_path / "cache", max_similarity=limit)
+    alike = matrix @ matrix.T > limit
+    groups = [min(np.flatnonzero(np.linalg.matrix_power(alike.astype(np.int64), NUM)[i])) for i in range(NUM)]
+    assert report.dropped["embedding_duplicate"] == NUM - len(set(groups)) > 0
+    assert report.seen == report.kept + sum(report.dropped.values())
+    record = json.loads((tmp_path / "ruled" / "curation.json").read_text())
+    assert any(each["field"] == "max_similarity" for each in record["sensitivity"])
+    assert "cosine" in (tmp_path / "ruled" / "report.html").read_text()
+    off = run(photos, tmp_path / "off", (), max_similarity=limit)
+    assert off.skipped_rules["embedding_duplicate"] == "there is no model that gives an embedding"
