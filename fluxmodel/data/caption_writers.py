@@ -117,7 +117,7 @@ class DirectoryWriter:
         try:
             said = self._caption(images)
         except Exception as error:  # whatever a processor or a network says of one image concerns that image
-            failure = CaptionFailure(OUT_OF_MEMORY if _is_out_of_memory(error) else FAULT, _line(error))
+            failure = CaptionFailure(OUT_OF_MEMORY if is_out_of_memory(error) else FAULT, _line(error))
         else:
             yield from said
             return
@@ -186,7 +186,8 @@ def revision_of(directory: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory ran out."""
     import torch
 
     said = str(error)

@@ -71,8 +71,8 @@ class CurationRules(BaseModel):
     max_images_a_word: int | None = Field(
         default=None,
         ge=1,
-        description="Of images whose every caption word is commoner than this, about so many stay for the rarest word "
-        "of each, images; null turns it off.",
+        description="Of images whose every caption word is commoner than this, about so many stay for each rarest "
+        "word, images; null turns it off.",
     )
     test_fraction: float = Field(
         default=0.05, ge=0, le=0.5, description="Share held out for evaluation, fraction."

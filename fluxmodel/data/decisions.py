@@ -56,7 +56,7 @@ class Decisions:
         rules: those applied, in their order.
         passed: rule -> int8 [n]: 1 passed, 0 failed, -1 nothing to look at.
         values: rule -> float64 [n], what was compared; nan where there is no number.
-        survivor: int64 [n], index of the image kept for a duplicate, else its own.
+        survivor: int64 [n], index of the image that stands for a duplicate, else its own; balance may drop it.
         kept: bool [n].
     """
 
@@ -275,9 +275,9 @@ def _balanced(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw from images with common words alone; return `passed`, and how many images have each one's rarest word.
 
-    An image stays with probability min(1, most / count), count that of its rarest word, so about `most` stay for each
-    common word and all for a rare one (Xu et al. 2023, arXiv:2309.16671, balance captions so). The draw is a function
-    of pixels and seed: another image added or removed leaves it as it is.
+    An image stays with probability min(1, most / count), count that of its rarest word: all stay for a rare word, and
+    for a common one about `most` or, by rarer words beside it, more (Xu et al. 2023, arXiv:2309.16671, balance captions
+    so). The draw is a function of pixels and seed: another image added or removed leaves it as it is.
     """
     most, column = rules.max_images_a_word, in_one_piece(measurements[WORDS])
     rows = np.repeat(np.arange(len(column)), column.value_lengths().fill_null(0).to_numpy())

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from fluxmodel.data.measurements import EMBEDDING
-from fluxmodel.data.scoring_models import AGREEMENT, ScoringModel
+from fluxmodel.data.scoring_models import AGREEMENT, BATCH, ScoringModel
 from fluxmodel.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
-
-BATCH = 16
 
 T = TypeVar("T")
 
@@ -101,9 +99,9 @@ class AgreementScorer(EmbeddingScorer):
 
 
 class LabelScorer:
-    """The probability of some labels of an image classifier, added.
+    """The probability of some labels of an image classifier: added, or the largest where labels are no alternatives.
 
-    A model of one label, or of labels that do not exclude each other, has a sigmoid where others have a softmax.
+    A model of such labels, or of a single one, has a sigmoid where others have a softmax.
     """
 
     reads_captions = False
@@ -120,7 +118,7 @@ class LabelScorer:
         self._network = network.to(device).eval()
         self._device = device
         config = self._network.config
-        self._places = [place for place, name in config.id2label.items() if name in model.labels]
+        self._places = [place for place, name in config.id2label.items() if str(name) in model.labels]
         self._is_exclusive = config.num_labels > 1 and config.problem_type != "multi_label_classification"
 
     def prepare(self, pixels: np.ndarray) -> Tensor:
@@ -133,8 +131,10 @@ class LabelScorer:
     def score(self, prepared: Sequence[Tensor], captions: Sequence[str]) -> np.ndarray:
         """Return the probabilities, float32 [n]."""
         logits = self._network(pixel_values=torch.stack(_filled_up(prepared)).to(self._device)).logits.float()
-        shares = logits.softmax(1) if self._is_exclusive else logits.sigmoid()
-        return shares[: len(prepared), self._places].sum(1).cpu().numpy()
+        shares = (logits.softmax(1) if self._is_exclusive else logits.sigmoid())[
+            : len(prepared), self._places
+        ]
+        return (shares.sum(1) if self._is_exclusive else shares.amax(1)).cpu().numpy()
 
 
 def _filled_up(items: Sequence[T]) -> list[T]:

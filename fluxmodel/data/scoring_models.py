@@ -16,6 +16,8 @@ from fluxmodel.data.measurements import EMBEDDING, MODEL_COLUMNS
 from fluxmodel.errors import InputError
 
 AGREEMENT = "agreement"
+BATCH = 16
+"""Images scored at once."""
 MEASURES = (*MODEL_COLUMNS, EMBEDDING)
 _OF_CLIP = (AGREEMENT, EMBEDDING)
 # Labels of published two-class models that mean what a column measures; of more classes the user says which.
@@ -120,6 +122,10 @@ def _labels(column: str, place: str, config: Mapping[str, Any], asked: tuple[str
     """Return the labels whose probabilities are added: those asked for, else the known one of two."""
     known = config.get("id2label")
     names = [str(each) for each in known.values()] if isinstance(known, dict) else []
+    if config.get("problem_type") == "regression":
+        raise InputError(
+            f"models.{column} is {place}: it gives a number that is no probability; name an image classifier."
+        )
     if not names:
         raise InputError(
             f"models.{column} is {place}: its config.json has no id2label; name an image classifier of transformers."

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluxmodel.data.measurements import EMBEDDING, MEASUREMENTS, measurement_schema
-from fluxmodel.data.scoring_models import ScoringModel
+from fluxmodel.data.scoring_models import BATCH, ScoringModel
 from fluxmodel.errors import StageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from fluxmodel.data.spool import Spool
 
 Progress = Callable[[int, int, str], None]
-_MAX_FAILED_SHARE, _MAY_ALWAYS_FAIL = 0.01, 1
+_MAX_FAILED_SHARE = 0.01
+"""Of all images; one image may fail wherever."""
 
 
 @dataclass
@@ -78,7 +79,8 @@ def score_images(
         StageError: a model fails on more than one image in a hundred, or gives no finite number.
     """
     with ExitStack() as stack:
-        passes = [stack.enter_context(_ModelPass(model, cache)) for model in models]
+        may_fail = max(1, int(_MAX_FAILED_SHARE * spool.num_images))
+        passes = [stack.enter_context(_ModelPass(model, cache, may_fail)) for model in models]
         columns = {
             each.model.column: stack.enter_context(_Column(output, each.model.column)) for each in passes
         }
@@ -116,8 +118,8 @@ class _Images:
 class _ModelPass:
     """One model over all images; it is loaded when it meets an image whose score is not kept."""
 
-    def __init__(self, model: ScoringModel, cache: str | Path | None):
-        self.model = model
+    def __init__(self, model: ScoringModel, cache: str | Path | None, may_fail: int):
+        self.model, self._may_fail = model, may_fail
         self.done = Scored(model.revision, model.labels)
         self._cache = None if cache is None else _open_cache(model, cache)
 
@@ -150,18 +152,17 @@ class _ModelPass:
                 waiting.append(place)
             else:
                 found[place] = value
-        from fluxmodel.data.image_scorers import BATCH
-
         for start in range(0, len(waiting), BATCH):
             self._score(images, waiting[start : start + BATCH], found)
         if self._cache is not None and waiting:
             self._cache.flush()
         self.done.scored += len(found) - found.count(None)
-        self._require_few_failures(len(images))
+        self._require_few_failures()
         return found
 
     def _score(self, images: _Images, places: Sequence[int], found: list[bytes | None]) -> None:
         """Score some images; where that fails its halves, down to the image whose own failure it is."""
+        from fluxmodel.data.caption_writers import is_out_of_memory
         from fluxmodel.errors import InputError
 
         scorer = self._scorer
@@ -171,6 +172,10 @@ class _ModelPass:
         except InputError:
             raise
         except Exception as error:  # whatever a processor or a network says of one image concerns that image
+            if len(places) == 1 and is_out_of_memory(error):
+                raise StageError(
+                    f"models.{self.model.column}: there is no memory to score a single image; free some and run again."
+                ) from error
             if len(places) == 1:
                 self._note_failure(images.ids[places[0]], error)
                 return
@@ -193,12 +198,11 @@ class _ModelPass:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         self.done.first_failure = self.done.first_failure or f"{name}: {said}"
 
-    def _require_few_failures(self, num_here: int) -> None:
-        seen = self.done.scored + self.done.failed
-        if self.done.failed > max(_MAY_ALWAYS_FAIL, _MAX_FAILED_SHARE * seen):
+    def _require_few_failures(self) -> None:
+        if self.done.failed > self._may_fail:
             raise StageError(
-                f"models.{self.model.column} failed on {self.done.failed} of {seen} images (the first: "
-                f"{self.done.first_failure}). What was scored is kept: mend the model, or leave it out, and run again."
+                f"models.{self.model.column} failed on {self.done.failed} images, {self._may_fail} may fail (the "
+                f"first: {self.done.first_failure}). What was scored is kept: mend the model, or leave it out, and run again."
             )
 
     def _key(self, images: _Images, place: int) -> str:
@@ -216,7 +220,9 @@ def _open_cache(model: ScoringModel, cache: str | Path) -> ContentCache:
     from fluxmodel.data.image_measures import recipe
 
     # The recipe of the measures stands for the decoder; the scorers' own code is beside it.
-    code = Path(__file__).with_name("image_scorers.py").read_bytes()
+    package = Path(__file__).parents[1]
+    parts = ("data/image_scorers.py", "encoders/dual_encoder.py", "pixels.py")
+    code = b"".join((package / part).read_bytes() for part in parts)
     return ContentCache(
         cache,
         {
@@ -224,7 +230,7 @@ def _open_cache(model: ScoringModel, cache: str | Path) -> ContentCache:
             **model.semantic(),
             "decoder": recipe()["code"],
             "code": hashlib.sha256(code).hexdigest(),
-            **{name: version(name) for name in ("torch", "transformers", "pillow", "numpy")},
+            **{name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow", "numpy")},
         },
     )
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from fluxmodel.data import image_scorers
+from fluxmodel.data import image_scorers, spool
 from fluxmodel.data.curated_dataset import CuratedDataset
 from fluxmodel.data.curation import curate
 from fluxmodel.data.curation_rules import CurationRules
-from fluxmodel.data.image_scorers import BATCH, AgreementScorer, open_scorer
+from fluxmodel.data.image_scorers import AgreementScorer, open_scorer
 from fluxmodel.data.measurements import numbers, read_measurements
-from fluxmodel.data.scoring_models import ScoringModel, identify_models
+from fluxmodel.data.scoring_models import BATCH, ScoringModel, identify_models
 from fluxmodel.encoders.dual_encoder import DualEncoder
 from fluxmodel.errors import InputError, StageError
 from fluxmodel.pixels import to_signed
@@ -226,11 +226,32 @@ def test_an_image_that_cannot_be_scored_is_dropped_where_a_rule_asks_and_kept_wh
     assert ruled.seen == ruled.kept + sum(ruled.dropped.values())
 
 
+def test_failures_count_against_all_images_whatever_their_order(safety, photos, tmp_path, monkeypatch):
+    """Two bad images at the beginning of two hundred are as many as two at their end."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(200):
+        (folder / f"{seed:03}.png").write_bytes(encoded(picture(seed, 24, 16)))
+        (folder / f"{seed:03}.txt").write_text(f"picture {seed}")
+    monkeypatch.setattr(spool, "_BATCH_IMAGES", 16)
+    unseen = [np.asarray(pixels_of(folder, f"{seed:03}.png")) for seed in range(2)]
+    monkeypatch.setattr(image_scorers, "open_scorer", lambda _: Blind(unseen))
+    assert run(folder, tmp_path / "out", models(safety=safety)).models["safety"]["failed"] == 2
+
+
+def test_without_memory_for_one_image_the_stage_ends(safety, photos, tmp_path, monkeypatch):
+    blind = Blind([])
+    monkeypatch.setattr(blind, "score", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(image_scorers, "open_scorer", lambda _: blind)
+    with pytest.raises(StageError, match="no memory to score a single image"):
+        run(photos, tmp_path / "out", models(safety=safety))
+
+
 def test_a_model_that_fails_on_many_or_gives_no_number_ends_the_stage(safety, photos, tmp_path, monkeypatch):
     unseen = [np.asarray(pixels_of(photos, f"{seed:02}.png")) for seed in range(3)]
     monkeypatch.setattr(image_scorers, "open_scorer", lambda _: Blind(unseen))
     with pytest.raises(
-        StageError, match=r"models\.safety failed on 3 of 24 images \(the first: 00\.png: ValueError"
+        StageError, match=r"models\.safety failed on 3 images, 1 may fail \(the first: 00\.png: ValueError"
     ):
         run(photos, tmp_path / "many", models(safety=safety))
     blind = Blind([])
