@@ -202,7 +202,8 @@ class _ModelPass:
         if self.done.failed > self._may_fail:
             raise StageError(
                 f"models.{self.model.column} failed on {self.done.failed} images, {self._may_fail} may fail (the "
-                f"first: {self.done.first_failure}). What was scored is kept: mend the model, or leave it out, and run again."
+                f"first: {self.done.first_failure}). What was scored is kept: mend the model, or "
+                "leave it out, and run again."
             )
 
     def _key(self, images: _Images, place: int) -> str:
